@@ -1,0 +1,27 @@
+"""Scenewise: from a folder of unlabelled photos of scenes to a vision backbone, with a figure that says what it is worth.
+
+The functions mirror the command line; see `scenewise.api`. They are imported on first use, so that `import scenewise` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scenewise.api import demo, embed, evaluate, export, load_backbone, pretrain
+    from scenewise.errors import UserError
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "demo", "embed", "evaluate", "export", "load_backbone", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'scenewise' has no attribute {name!r}")
+    module = importlib.import_module("scenewise.errors" if name == "UserError" else "scenewise.api")
+    return vars(module)[name]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

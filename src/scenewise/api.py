@@ -1,0 +1,190 @@
+"""The Python interface: one function a command, with the command's names and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scenewise.backbones import Backbone
+from scenewise.backbones import load_backbone as _load_backbone
+from scenewise.engine.config import assign, build, merge, read_yaml
+from scenewise.engine.display import Display
+from scenewise.engine.run import Run, pretrain_run
+from scenewise.errors import UserError
+from scenewise.evaluate.run import Evaluation
+from scenewise.recipes import recipe_tree
+from scenewise.tools.report import report_run
+from scenewise.tools.demo import run_demo
+from scenewise.tools.embed import embed_data
+from scenewise.tools.export import export as _export
+from scenewise.tools.judge import judge
+
+# the flags of `pretrain` and the settings they stand for
+FLAGS: Mapping[str, str] = {
+    "data": "data.source",
+    "crops": "data.crops",
+    "size": "data.size",
+    "method": "method.name",
+    "backbone": "backbone.name",
+    "init": "backbone.init",
+    "lr": "optimiser.lr",
+    "epochs": "engine.epochs",
+    "batch_size": "engine.batch_size",
+    "workers": "engine.workers",
+    "device": "engine.device",
+    "precision": "engine.precision",
+    "probe": "probe.data",
+    "seed": "seed",
+}
+
+
+def configuration_tree(
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the merged configuration tree: defaults < recipe < config file < flags < settings (dotted names or sections)."""
+    chosen: dict[str, Any] = {}
+    for flag, value in (flags or {}).items():
+        if flag not in FLAGS:
+            raise UserError(f"{flag}: no such argument of pretrain; known: {', '.join(FLAGS)}")
+        if value is not None:
+            assign(chosen, FLAGS[flag], str(value) if isinstance(value, Path) else value)
+    dotted: dict[str, Any] = {}
+    for name, value in (settings or {}).items():
+        assign(dotted, name, value)
+    return merge(
+        recipe_tree(recipe) if recipe else {}, read_yaml(Path(config)) if config else {}, chosen, dotted
+    )
+
+
+def pretrain(
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    method: str | None = None,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    reindex: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    display: Display | None = None,
+    backbone: str | None = None,
+    init: str | None = None,
+    crops: str | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    probe: str | None = None,
+) -> Run:
+    """Pre-train a backbone on unlabelled images and return the finished run (`scenewise pretrain`).
+
+    `settings` reaches every field by its dotted name, as `--set` does: `{"method.k": 10}`. Raises UserError for wrong input before
+    any work starts, and Interrupted after saving when a signal asked it to stop.
+    """
+    flags = {
+        "data": data,
+        "method": method,
+        "backbone": backbone,
+        "init": init,
+        "crops": crops,
+        "size": size,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "workers": workers,
+        "device": device,
+        "precision": precision,
+        "probe": probe,
+    }
+    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings)
+    run = pretrain_run(
+        build(tree), Path(out), resume=resume, overwrite=overwrite, reindex=reindex, display=display
+    )
+    report_run(run.folder)
+    return run
+
+
+def evaluate(
+    subject: str | Path,
+    *,
+    data: str,
+    test_data: str | None = None,
+    protocol: str | Sequence[str] = ("knn", "linear"),
+    size: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Evaluation:
+    """Evaluate a subject on labelled data (`scenewise evaluate`); `.to_json()` gives the command's JSON."""
+    protocols = protocol.split(",") if isinstance(protocol, str) else protocol
+    return judge(
+        str(subject),
+        data,
+        test_data=test_data,
+        protocols=[name.strip() for name in protocols],
+        size=size,
+        limit=limit,
+        seed=seed,
+        device=device,
+        workers=workers,
+        reindex=reindex,
+        display=display,
+    )
+
+
+def embed(
+    subject: str | Path,
+    data: str,
+    *,
+    out: str | Path,
+    size: int | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    batch_size: int = 128,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> int:
+    """Write the embeddings of every image to a Parquet file and return their number (`scenewise embed`)."""
+    rows, _ = embed_data(
+        str(subject),
+        data,
+        Path(out),
+        size=size,
+        device=device,
+        workers=workers,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+    return rows
+
+
+def export(subject: str | Path, *, format: str, out: str | Path, overwrite: bool = False) -> str:  # noqa: A002 - the flag's name
+    """Write a subject's weights for other tools and return the snippet that loads them (`scenewise export`)."""
+    return _export(str(subject), format=format, out=Path(out), overwrite=overwrite)
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """Return the backbone of a run folder or weights file, in evaluation mode: (B, 3, H, W) normalised images -> (B, width)."""
+    return _load_backbone(path)
+
+
+def demo(out: str | Path = "scenewise-demo", *, overwrite: bool = False, seed: int = 0, display: Display | None = None) -> Path:
+    """Run the whole story on generated scenes and return its folder (`scenewise demo`)."""
+    return run_demo(Path(out), overwrite=overwrite, seed=seed, display=display)

@@ -1,0 +1,214 @@
+"""The weights file: timm's key names in safetensors, with what must be known to use them in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from scenewise.backbones.backbone import NORMS, STEMS, Backbone, Colour, WeightsInfo
+from scenewise.backbones.create import check_name, create_backbone, default_size, pretrained_config
+from scenewise.errors import UserError
+
+WEIGHTS_FILE = "backbone.safetensors"  # its name in a run folder
+PICKLED = (".pt", ".pth", ".bin")  # read with weights_only=True
+LISTED = 6  # keys named in an error before it says how many more
+WRAPPERS = ("state_dict", "model")  # under which training scripts keep the weights
+
+
+def save_backbone(path: Path | str, backbone: Backbone, *, size: int, mean: Colour, std: Colour, method: str) -> None:
+    """Write the backbone alone, atomically: the file is whole or is what it was before.
+
+    size: side in pixels of the training images, for a ViT the one it was made for (`use_size`). mean, std: their
+    normalisation. method: what trained the weights.
+    Identical weights give identical bytes. Raises OSError when the disk is full or the folder may not be written.
+    """
+    assert size == backbone.weights.size or not isinstance(backbone.model, VisionTransformer), "see use_size"
+    metadata = {
+        "name": backbone.name,
+        "size": str(size),
+        "mean": json.dumps(list(mean)),
+        "std": json.dumps(list(std)),
+        "method": method,
+        "stem": backbone.stem,
+        "norm": backbone.norm,
+        "width": str(backbone.width),
+        "scenewise": version("scenewise"),
+    }
+    write_atomically(Path(path), safetensors_bytes(plain_state(backbone), metadata))
+
+
+def plain_state(backbone: Backbone) -> dict[str, Tensor]:
+    """Return the weights under timm's key names, on the CPU, contiguous."""
+    state = backbone.model.state_dict()
+    return {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
+
+
+def safetensors_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file whose bytes depend on the content only.
+
+    The library writes the metadata in an order that differs between processes, so the header is written again, sorted.
+    """
+    content: bytes = safetensors.torch.save(dict(state), dict(metadata))
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name beside `path`, sync, rename; nothing is left behind when that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_backbone(
+    path: Path | str,
+    *,
+    name: str | None = None,
+    stem: str = "imagenet",
+    norm: str = "batch",
+    size: int | None = None,
+) -> Backbone:
+    """Return the backbone of a run folder or weights file, in evaluation mode; `.weights` says what it expects.
+
+    A file that Scenewise wrote says all itself. A plain state dict of timm or torchvision (`.safetensors`, or `.pt`,
+    `.pth`, `.bin` read as tensors only) needs `name`, and `stem`, `norm`, `size` where they are not the usual ones; its
+    classifier is left out. Raises UserError for a file that is missing, unreadable or does not fit key by key.
+    """
+    file = _find(Path(path))
+    state, metadata = _read(file)
+    if "scenewise" in metadata:
+        known, stem, norm, info = _parse(file, metadata)
+        if name is not None and name != known:
+            raise UserError(f"name: {file} holds {known!r}, not {name!r}")
+    elif name is None:
+        raise UserError(
+            f"weights: {file} does not say which architecture it holds; name it, for example {file}?name=resnet50"
+        )
+    else:
+        check_name(name)
+        known, config = name, pretrained_config(name)
+        info = WeightsInfo(
+            size=size or default_size(name), mean=tuple(config.mean), std=tuple(config.std), method=file.name
+        )
+        state = without_classifier(state, name)
+    backbone = create_backbone(known, stem=stem, norm=norm, seed=0, size=info.size)
+    backbone.weights = info
+    fill(backbone, state, source=str(file))
+    return backbone.eval()
+
+
+def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy a state dict with timm's keys into the backbone; UserError lists every key that does not fit."""
+    expected = backbone.model.state_dict()
+    # Files older than torch 0.4.1 lack these counters, which play no part in evaluation.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    problems = [f"{kind}: {_listed(entries)}" for kind, entries in kinds if entries]
+    if problems:
+        options = (
+            "" if backbone.stem == "imagenet" and backbone.norm == "batch" else f", {backbone.stem} {backbone.norm}"
+        )
+        raise UserError(f"weights: {source} does not fit {backbone.name!r}{options}: {'; '.join(problems)}")
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"weights: {source} holds values that are not finite in {_listed(broken)}")
+    backbone.model.load_state_dict({**expected, **state}, strict=True)
+
+
+def without_classifier(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the state dict without the entries that timm says are the architecture's classifier."""
+    classifier = pretrained_config(name).classifier
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    return {key: value for key, value in state.items() if key.rpartition(".")[0] not in names}
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        file = path / WEIGHTS_FILE
+        if not file.is_file():
+            raise UserError(f"weights: folder {path} holds no {WEIGHTS_FILE}; is it a run folder, and did it finish?")
+        return file
+    if not path.is_file():
+        raise UserError(f"weights: no such file or run folder: {path}")
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise UserError(f"weights: {path} ends in {path.suffix!r}; allowed: .safetensors, {', '.join(PICKLED)}")
+    return path
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file that may come from strangers: nothing in it can run code (law 7)."""
+    if file.suffix == ".safetensors":
+        try:
+            with safetensors.safe_open(file, framework="pt") as opened:
+                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise UserError(f"weights: {file} is not a whole safetensors file: {error}") from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"weights: {file} is damaged or holds more than tensors, which is not read because it could run code; "
+            "save its state_dict alone, best as .safetensors"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"weights: {file} holds no state dict (names to tensors)")
+    return {key.removeprefix("module."): value for key, value in content.items()}, {}
+
+
+def _parse(file: Path, metadata: Mapping[str, str]) -> tuple[str, str, str, WeightsInfo]:
+    try:
+        info = WeightsInfo(
+            size=int(metadata["size"]),
+            mean=_colour(metadata["mean"]),
+            std=_colour(metadata["std"]),
+            method=metadata["method"],
+            version=metadata["scenewise"],
+        )
+        name, stem, norm = metadata["name"], metadata["stem"], metadata["norm"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"weights: {file} has damaged metadata: {error!r}") from error
+    if info.size < 1:
+        raise UserError(f"weights: {file} has damaged metadata: size {info.size}")
+    if stem not in STEMS or norm not in NORMS:
+        raise UserError(f"weights: {file} has an unknown stem {stem!r} or norm {norm!r}; a later version wrote it?")
+    return name, stem, norm, info
+
+
+def _colour(text: str) -> Colour:
+    red, green, blue = (float(value) for value in json.loads(text))
+    return red, green, blue
+
+
+def _listed(entries: list[str]) -> str:
+    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    return ", ".join(entries[:LISTED]) + more

@@ -1,0 +1,305 @@
+"""The command line. Every command is a thin skin over `scenewise.api`; heavy imports wait until a command needs them.
+
+Exit status: 0 done; 2 the user's input is wrong (one or two lines an error); 1 our fault (a traceback); 128 + n stopped by signal n,
+after saving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from scenewise import __version__
+from scenewise.errors import Interrupted, UserError
+
+USAGE_ERROR: Any = typer.BadParameter.__base__  # click's UsageError, from wherever typer has click
+REPORT_BUG = "this is a fault in Scenewise, not in your input; please report it with the lines above"
+
+app = typer.Typer(
+    name="scenewise",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a folder of unlabelled photos of scenes to a vision backbone, with a figure that says what it is worth.",
+    epilog="DATA is a folder or kind:path, for example voc:ROOT, csv:FILE, synthetic:2000. SUBJECT is a run folder, a weights file, "
+    "random:NAME, timm:NAME or torchvision:NAME.",
+)
+
+DataArgument = Annotated[str, typer.Argument(help="a folder of images, or kind:path[?option=value]")]
+SubjectArgument = Annotated[
+    str, typer.Argument(help="a run folder, a weights file, random:NAME, timm:NAME or torchvision:NAME")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="processes that read images")]
+JsonOption = Annotated[Optional[Path], typer.Option("--json", help="also write the figures to this file")]  # noqa: UP045
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+ReindexOption = Annotated[bool, typer.Option("--reindex", help="walk the folder anew instead of using the cached index")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"scenewise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and stop")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(epilog="Example: scenewise demo --out story")
+def demo(
+    out: Annotated[Path, typer.Option(help="folder to write, new or empty")] = Path("scenewise-demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Tell the whole story on generated scenes: pre-train, evaluate, report (about 5 minutes on 2 cores)."""
+    from scenewise import api
+    from scenewise.engine.display import Terminal
+
+    api.demo(out, overwrite=overwrite, seed=seed, display=Terminal())
+
+
+@app.command(
+    epilog="Examples: scenewise pretrain PHOTOS --method mls --backbone resnet18 --size 112 --epochs 100 --out RUN | "
+    "scenewise pretrain PHOTOS --method mls --init timm:resnet50 --set method.k=10 --out RUN | "
+    "scenewise pretrain --config RUN/config.yaml --out AGAIN | scenewise pretrain PHOTOS --method mls --out RUN --resume"
+)
+def pretrain(
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="a folder of images, or kind:path[?option=value]; may be left out with --config"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the run's folder, new or empty")] = ...,  # type: ignore[assignment]
+    method: Annotated[Optional[str], typer.Option(help="`scenewise methods` lists them")] = None,  # noqa: UP045
+    backbone: Annotated[Optional[str], typer.Option(help="a timm name, for example resnet50")] = None,  # noqa: UP045
+    init: Annotated[Optional[str], typer.Option(help="a SUBJECT whose weights to start from")] = None,  # noqa: UP045
+    crops: Annotated[Optional[str], typer.Option(help="region policy, for example scene")] = None,  # noqa: UP045
+    size: Annotated[Optional[int], typer.Option(help="pixels of a full view (224)")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(help="0 writes the initial backbone (200)")] = None,  # noqa: UP045
+    batch_size: Annotated[Optional[int], typer.Option(help="over all processes (256)")] = None,  # noqa: UP045
+    lr: Annotated[Optional[float], typer.Option(help="for 256 images a step; scaled to the batch")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="of everything random (0)")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(help="processes that read images")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or auto")] = None,  # noqa: UP045
+    precision: Annotated[Optional[str], typer.Option(help="32, bf16 or auto")] = None,  # noqa: UP045
+    probe: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="small labelled data watched during training; keeps the best checkpoint"),
+    ] = None,
+    recipe: Annotated[Optional[str], typer.Option(help="`scenewise recipes` lists them")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="a YAML file, for example RUN/config.yaml")] = None,  # noqa: UP045
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=VALUE", help="any setting, for example method.k=10"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Pre-train a backbone on unlabelled images."""
+    from scenewise import api
+    from scenewise.engine.config import flat_settings
+    from scenewise.engine.display import Terminal
+
+    display = Terminal()
+    try:
+        run = api.pretrain(
+            data,
+            out=out,
+            method=method,
+            backbone=backbone,
+            init=init,
+            crops=crops,
+            size=size,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            workers=workers,
+            device=device,
+            precision=precision,
+            probe=probe,
+            recipe=recipe,
+            config=config,
+            settings=flat_settings(settings or []),
+            resume=resume,
+            overwrite=overwrite,
+            reindex=reindex,
+            display=display,
+        )
+    except Interrupted:
+        display.say(f"stopped; the run is saved. Go on with the same command and --resume (run folder: {out})")
+        raise
+    display.say(f"done: {run.backbone}, {run.folder / 'report.html'}")
+
+
+@app.command(
+    epilog="Examples: scenewise evaluate RUN --data voc:ROOT --protocol knn,linear --json figures.json | "
+    "scenewise evaluate random:resnet18 --data csv:TRAIN.csv --test-data csv:TEST.csv --size 112"
+)
+def evaluate(
+    subject: SubjectArgument,
+    data: Annotated[str, typer.Option(help="labelled images to learn from (and to test on, where they have splits)")],
+    test_data: Annotated[Optional[str], typer.Option(help="labelled images to test on")] = None,  # noqa: UP045
+    protocol: Annotated[str, typer.Option(help="names with commas between")] = "knn,linear",
+    size: Annotated[Optional[int], typer.Option(min=16, help="pixels; the subject's own by default")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=2, help="images of each split, drawn by the seed")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = 0,
+    json_file: JsonOption = None,
+    reindex: ReindexOption = False,
+) -> None:
+    """Say what a backbone is worth on labelled images."""
+    from scenewise import api
+    from scenewise.engine.display import Terminal
+
+    _check_json(json_file)
+    result = api.evaluate(
+        subject,
+        data=data,
+        test_data=test_data,
+        protocol=protocol,
+        size=size,
+        limit=limit,
+        seed=seed,
+        device=device,
+        workers=workers,
+        reindex=reindex,
+        display=Terminal(),
+    )
+    typer.echo(result.to_markdown())
+    _write_json(json_file, result.to_json())
+
+
+@app.command(epilog="Example: scenewise embed RUN PHOTOS --out embeddings.parquet")
+def embed(
+    subject: SubjectArgument,
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="a Parquet file: columns path, embedding")],
+    size: Annotated[Optional[int], typer.Option(min=16, help="pixels; the subject's own by default")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = 0,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Write the embedding of every image to a table."""
+    from scenewise import api
+    from scenewise.engine.display import Terminal
+
+    display = Terminal()
+    rows = api.embed(
+        subject,
+        data,
+        out=out,
+        size=size,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+    display.say(f"done: {rows} embeddings in {out}")
+
+
+@app.command(epilog="Example: scenewise export RUN --format torchvision --out backbone.pth")
+def export(
+    subject: SubjectArgument,
+    format: Annotated[str, typer.Option(help="safetensors, timm or torchvision")],  # noqa: A002
+    out: Annotated[Path, typer.Option(help="the file to write")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write the weights as a plain file that other tools load, and print the lines that load it."""
+    from scenewise import api
+
+    typer.echo(api.export(subject, format=format, out=out, overwrite=overwrite))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    from scenewise.methods import method_class, method_names
+
+    for name in method_names():
+        kind = method_class(name)
+        views = " + ".join(f"{slot.count} {role}" for role, slot in kind.slots.items())
+        typer.echo(f"{name:10} {kind.title}; {views} view(s), {kind.passes:g} passes a step; {kind.paper}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes: published experiments as complete configurations."""
+    from scenewise.recipes import recipe_names
+
+    for name, line in recipe_names().items():
+        typer.echo(f"{name:18} {line}")
+
+
+@app.command()
+def backbones() -> None:
+    """List backbones; any other name of timm works too."""
+    from scenewise.backbones import backbone_summaries
+
+    for summary in backbone_summaries():
+        typer.echo(f"{summary.name:28} {summary.width:5} features {summary.parameters / 1e6:7.1f} M parameters")
+    typer.echo("... and any other name of timm")
+
+
+def _check_json(path: Path | None) -> None:
+    """Refuse a file that cannot be written before the work instead of after it."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(f"--json: cannot write {str(path)!r}; name a file in a folder that exists")
+
+
+def _write_json(path: Path | None, content: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    try:
+        status = app(arguments, standalone_mode=False, prog_name="scenewise")
+    except USAGE_ERROR as error:
+        _complain(error.format_message(), "`scenewise --help` and `scenewise COMMAND --help` list what there is")
+        return 2
+    except UserError as error:
+        _complain(*error.problems)
+        return 2
+    except Interrupted as error:
+        return 128 + error.signal
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        _complain(REPORT_BUG)
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        typer.echo(f"scenewise: {line}", err=True)

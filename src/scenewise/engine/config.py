@@ -1,0 +1,285 @@
+"""The configuration of a run: frozen dataclasses, unknown keys refused, all errors at once.
+
+Precedence: defaults < recipe < `--config` < flags < `--set`. `RunConfig` is what was asked for; `engine.plan` decides what was left open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from scenewise.errors import UserError
+from scenewise.methods import method_class
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is read and how it is cut."""
+
+    source: str  # a folder, or kind:path[?option=value&...]
+    crops: str = "scene"  # region policy
+    size: int = 224  # pixels of a full view; small crops, patches and blur scale with it
+    max_skipped: float = 0.01  # share of distinct bad images over all at which a run stops; one bad image is always allowed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """The network that is trained."""
+
+    name: str = "resnet50"  # as timm names it; all five papers use ResNet-50
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
+    norm: Literal["batch", "group"] = "batch"
+    batchnorm_group: int | None = None  # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
+    init: str | None = None  # a subject whose weights to start from: a run, a file, timm:NAME, torchvision:NAME
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserConfig:
+    """The optimiser. None: the method's published value."""
+
+    name: Literal["sgd", "lars", "adamw"] | None = None
+    lr: float | None = None  # for 256 images a step; `scaling` fits it to the batch
+    scaling: Literal["linear", "sqrt", "none"] = "linear"  # Goyal et al. 2017
+    momentum: float = 0.9  # of SGD and LARS, in every paper here
+    weight_decay: float | None = None
+    exclude_norm_and_bias: bool | None = None  # from weight decay and LARS's trust ratio
+    schedule: Literal["cosine", "constant"] = "cosine"  # per step, as ReSSL, SwAV and BYOL (MoCo: per epoch)
+    warmup_epochs: float | None = None
+    final_lr: float = 0.0  # share of the peak at the end
+    clip_gradient: float | None = None  # largest global gradient norm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How the run is carried out."""
+
+    epochs: int = 200  # the papers' short schedule
+    batch_size: int = 256  # global, over all processes and accumulated parts
+    accumulate: int = 1  # parts a step's batch is computed in; queues move after each part
+    precision: Literal["auto", "32", "bf16"] = "auto"  # auto: bf16 where the device computes in it
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None  # loader processes; None: one a core, at most 8
+    threads: int | None = None  # of the main process on CPU; None: one a core (recorded: results depend on it)
+    channels_last: bool = True
+    compile: bool = False  # torch.compile of the backbones
+    checkpoint_steps: int | None = None  # steps between checkpoints; None: each epoch
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeConfig:
+    """A small labelled set watched during training: kNN between two halves of its training split."""
+
+    data: str | None = None
+    limit: int = 2000  # images used
+    every: int = 1  # epochs between two looks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything a run depends on. `method_config` is the named method's own Config; in YAML both live under `method`."""
+
+    data: DataConfig
+    method: str
+    method_config: Any
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    seed: int = 0
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "data": DataConfig,
+    "backbone": BackboneConfig,
+    "optimiser": OptimiserConfig,
+    "engine": EngineConfig,
+    "probe": ProbeConfig,
+}
+
+# what --resume may change: where and how fast the same steps are computed, and what is written about them
+RESUMABLE = {"engine.device", "engine.workers", "engine.tensorboard"}
+
+Tree = dict[str, Any]
+
+# limits that types cannot say: dotted name -> (test, what is allowed)
+_LIMITS: Mapping[str, tuple[typing.Callable[[Any], bool], str]] = {
+    "data.size": (lambda value: value >= 16, "at least 16 pixels"),
+    "data.max_skipped": (lambda value: 0 <= value <= 1, "a share, 0 to 1"),
+    "engine.epochs": (lambda value: value >= 0, "0 or more"),
+    "engine.batch_size": (lambda value: value >= 2, "at least 2"),
+    "engine.accumulate": (lambda value: value >= 1, "at least 1"),
+    "engine.workers": (lambda value: value >= 0, "0 or more"),
+    "engine.threads": (lambda value: value >= 1, "at least 1"),
+    "engine.checkpoint_steps": (lambda value: value >= 1, "at least 1"),
+    "backbone.batchnorm_group": (lambda value: value >= 2, "at least 2"),
+    "optimiser.lr": (lambda value: value >= 0, "0 or more"),
+    "optimiser.weight_decay": (lambda value: value >= 0, "0 or more"),
+    "optimiser.warmup_epochs": (lambda value: value >= 0, "0 or more"),
+    "optimiser.clip_gradient": (lambda value: value > 0, "more than 0"),
+    "probe.limit": (lambda value: value >= 20, "at least 20"),
+    "probe.every": (lambda value: value >= 1, "at least 1"),
+    "method.temperature": (lambda value: value > 0, "more than 0"),
+    "method.term_temperature": (lambda value: value > 0, "more than 0"),
+    "method.momentum": (lambda value: 0 <= value <= 1, "0 to 1"),
+    "method.width": (lambda value: value >= 1, "at least 1"),
+    "method.dictionary_size": (lambda value: value >= 1, "at least 1"),
+    "method.k": (lambda value: value >= 0, "0 or more"),
+    "method.warmup": (lambda value: value >= 0, "0 or more"),
+}
+
+
+def read_yaml(path: Path) -> Tree:
+    """Return the tree of a configuration file, read with the safe loader; raises UserError when it cannot be read."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {str(path)!r} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"--config: {str(path)!r} must hold sections such as `data:` and `method:`")
+    return tree
+
+
+def assign(tree: Tree, name: str, value: Any) -> None:
+    """Set a dotted name in a tree, making the sections on the way."""
+    *sections, last = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {name}: {section!r} is a value, not a section")
+    tree[last] = value
+
+
+def flat_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Return `--set name=value` arguments by dotted name; values are YAML scalars. Raises UserError for all that cannot be read."""
+    flat: dict[str, Any] = {}
+    problems = []
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            problems.append(f"--set {setting!r}: write name=value, for example --set method.k=10")
+            continue
+        try:
+            flat[name.strip()] = _scalar(text)
+        except yaml.YAMLError:
+            problems.append(f"--set {setting!r}: the value cannot be read")
+    if problems:
+        raise UserError(*problems)
+    return flat
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a word
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """Return the trees merged section by section; later ones win. Another method's name drops the former method's settings."""
+    merged: Tree = {}
+    for tree in trees:
+        for key, value in tree.items():
+            if not isinstance(value, Mapping):
+                merged[key] = value
+                continue
+            section = dict(merged.get(key) or {})
+            if key == "method" and "name" in value and section.get("name", value["name"]) != value["name"]:
+                section = {}
+            merged[key] = section | dict(value)
+    return merged
+
+
+def build(tree: Mapping[str, Any]) -> RunConfig:
+    """Return the validated configuration of a merged tree; raises UserError with every problem at once."""
+    problems = [_unknown(name, [*SECTIONS, "method", "seed"]) for name in tree if name not in {*SECTIONS, "method", "seed"}]
+    method = dict(tree.get("method") or {})
+    name = method.pop("name", None)
+    parts: Tree = {}
+    if name is None:
+        problems.append("method: say which one, for example --method mls (`scenewise methods` lists them)")
+    else:
+        try:
+            parts["method_config"] = _section("method", method_class(str(name)).Config, method, problems)
+        except UserError as error:
+            problems.extend(error.problems)
+    for section, kind in SECTIONS.items():
+        value = tree.get(section) or {}
+        if not isinstance(value, Mapping):
+            problems.append(f"{section}: must be a section of name: value lines")
+        elif section == "data" and "source" not in value:
+            problems.append("data.source: say which images, for example `scenewise pretrain PHOTOS --out RUN`")
+            _section(section, kind, {"source": "", **value}, problems)
+        else:
+            parts[section] = _section(section, kind, value, problems)
+    seed = tree.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        problems.append(f"seed: {seed!r} must be a whole number, 0 or more")
+    if problems:
+        raise UserError(*problems)
+    return RunConfig(method=str(name), seed=seed, **parts)
+
+
+def _section(section: str, kind: type[Any], value: Mapping[str, Any], problems: list[str]) -> Any:
+    """Validate one section; append its problems and return the dataclass, or None where there are any."""
+    names = [entry.name for entry in dataclasses.fields(kind)]
+    unknown = [name for name in value if name not in names]
+    found = [_unknown(f"{section}.{name}", [f"{section}.{known}" for known in names]) for name in unknown]
+    built = None
+    try:
+        built = TypeAdapter(kind).validate_python({name: value[name] for name in value if name in names})
+    except ValidationError as error:
+        for item in error.errors():
+            dotted = ".".join([section, *(str(part) for part in item["loc"][:1])])
+            message = f"{dotted}: {item['input']!r}: {item['msg'].lower()}"
+            if message not in found:
+                found.append(message)
+    if built is not None:
+        for name in names:
+            dotted, setting = f"{section}.{name}", value.get(name)
+            if setting is not None and dotted in _LIMITS and not _LIMITS[dotted][0](setting):
+                found.append(f"{dotted}: {setting!r} must be {_LIMITS[dotted][1]}")
+    problems.extend(found)
+    return None if found else built
+
+
+def _unknown(name: str, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{name}: no such setting.{hint} Known: {', '.join(allowed)}"
+
+
+def to_tree(config: RunConfig) -> Tree:
+    """Return the configuration as plain sections, as `config.yaml` holds it."""
+    tree: Tree = {"seed": config.seed, "method": {"name": config.method, **dataclasses.asdict(config.method_config)}}
+    return tree | {section: dataclasses.asdict(getattr(config, section)) for section in SECTIONS}
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return `config.yaml`'s text."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return every setting by its dotted name."""
+    return {
+        f"{section}.{name}": value
+        for section, values in to_tree(config).items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    } | {"seed": config.seed}

@@ -1,0 +1,114 @@
+"""From a step number to its batch: the order of the samples is a function of (seed, epoch), the views of (seed, epoch, image)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from scenewise import keys
+from scenewise.sources import Source
+from scenewise.types import Batch
+from scenewise.views.loading import load_batch
+from scenewise.views.regions import RegionPolicy
+from scenewise.views.slots import Slot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How a run walks over its images: whole batches, the rest of each epoch's order dropped.
+
+    A part is what one process computes at once: `batch_size / (world * accumulate)` images.
+    """
+
+    images: int
+    batch_size: int
+    accumulate: int
+    epochs: int
+    seed: int
+    world: int = 1
+    rank: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return self.images // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def dropped(self) -> int:
+        """Images of each epoch's order that no batch takes."""
+        return self.images % self.batch_size
+
+    def indices(self, order: np.ndarray, part: int) -> np.ndarray:
+        """Return this rank's image indices of the part-th part of the run, given its epoch's order."""
+        step, piece = divmod(part, self.accumulate)
+        joined = self.batch_size // self.accumulate  # images of a part over all processes
+        start = (step % self.steps_per_epoch) * self.batch_size + piece * joined
+        count = joined // self.world
+        return order[start + self.rank * count : start + (self.rank + 1) * count]
+
+    def epoch_of(self, part: int) -> int:
+        """Return the epoch a part belongs to."""
+        return part // self.accumulate // self.steps_per_epoch
+
+
+def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
+    """Return the permutation (images,) of an epoch, from (seed, epoch)."""
+    return keys.generator(seed, "order", epoch).permutation(images)
+
+
+class Parts(Dataset[Batch]):
+    """The parts of a run by number; a worker hands over whole batches."""
+
+    def __init__(self, source: Source, schedule: Schedule, *, policy: RegionPolicy, slots: Mapping[str, Slot]) -> None:
+        self.source, self.schedule, self.policy, self.slots = source, schedule, policy, dict(slots)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, part: int) -> Batch:
+        """Return the part-th batch of this rank."""
+        epoch = self.schedule.epoch_of(part)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, epoch_order(self.schedule.seed, epoch, self.schedule.images))
+        return load_batch(
+            self.source.__getitem__,
+            len(self.source),
+            self.schedule.indices(self._order[1], part).tolist(),
+            policy=self.policy,
+            slots=self.slots,
+            seed=self.schedule.seed,
+            epoch=epoch,
+        )
+
+
+def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Return a loader over the parts from an optimiser step on: one iterator for the whole rest of the run, in order."""
+    accumulate = parts.schedule.accumulate
+    return DataLoader(
+        parts,
+        batch_size=None,
+        sampler=range(first_step * accumulate, parts.schedule.steps * accumulate),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=3 if workers else None,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else the loader draws from torch's global state
+    )
+
+
+def start_worker(worker: int) -> None:
+    """Make a loader process quiet and single-threaded: signals are the main process's business, cores are shared."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

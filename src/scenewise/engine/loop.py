@@ -1,0 +1,272 @@
+"""The training loop: one visible path from a batch to a saved step.
+
+A run is a sequence of optimiser steps. Everything random belongs to (seed, step) or (seed, epoch, image), so the loop carries no
+generator: a checkpoint is the weights, the queues, the optimiser and the number of steps done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+
+from scenewise import keys
+from scenewise.distributed import mean_over_ranks, world_size
+from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
+from scenewise.engine.config import to_yaml
+from scenewise.engine.data import Parts, make_loader
+from scenewise.engine.display import Bar, Display
+from scenewise.engine.logs import MetricsLog, write_skipped
+from scenewise.engine.optim import learning_rate, make_optimiser
+from scenewise.engine.plan import Plan
+from scenewise.engine.signals import Signals
+from scenewise.engine.watch import Stopwatch, as_figures, term_gradients
+from scenewise.errors import Interrupted, UserError
+from scenewise.methods import Method
+from scenewise.report.health import HealthWindow
+from scenewise.types import Batch, Progress, Skip, StepOutput
+from scenewise.views.collate import normalise
+
+Probe = Callable[[nn.Module, int], dict[str, float]]  # backbone, epochs done -> figures named probe/...
+
+
+class Sealed:
+    """A frozen record on its way through Fabric's wrappers, which would take dataclasses apart and rebuild them."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, *content: Any) -> None:
+        self.content = content
+
+
+class StepModule(nn.Module):
+    """The method as Fabric and DDP want to see it: one forward that is the step."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, sealed: Sealed) -> Sealed:
+        """Return the sealed StepOutput of a sealed (batch, progress)."""
+        return Sealed(self.method.step(*sealed.content))
+
+
+@dataclass(slots=True)
+class State:
+    """Where the loop stands, beside the weights."""
+
+    step: int = 0
+    skipped: dict[str, Skip] = field(default_factory=dict)
+    health: HealthWindow = field(default_factory=HealthWindow)
+    best: float = -math.inf
+
+
+class Loop:
+    """A plan on a device: its modules set up, its state, and the steps."""
+
+    def __init__(self, plan: Plan, fabric: Fabric, folder: Path, display: Display) -> None:
+        self.plan, self.fabric, self.folder, self.display = plan, fabric, folder, display
+        self.state = State()
+        self.method = plan.method
+        if plan.config.engine.channels_last:
+            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.method.to(fabric.device)
+        self.optimiser: Optimizer = make_optimiser(plan.config.optimiser, self.method, plan.peak_lr)
+        module, optimiser = fabric.setup(StepModule(self.method), self.optimiser)
+        self.module, self.fabric_optimiser = module, optimiser
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take everything back from a checkpoint."""
+        self.method.load_state_dict(checkpoint.model)
+        self.optimiser.load_state_dict(checkpoint.optimiser)
+        self.state.step = checkpoint.step
+        self.state.health.load_state_dict(checkpoint.health)
+        self.state.best = checkpoint.extra["best"]
+        self.state.skipped = {row[1]: Skip(*row) for row in checkpoint.extra["skipped"]}
+
+    def save(self, name: str = "last") -> None:
+        """Write a checkpoint from rank 0; the others wait."""
+        if self.fabric.is_global_zero:
+            save_checkpoint(
+                self.folder / "checkpoints",
+                name,
+                Checkpoint(
+                    step=self.state.step,
+                    method=self.plan.config.method,
+                    config=to_yaml(self.plan.config),
+                    model=self.method.state_dict(),
+                    optimiser=self.optimiser.state_dict(),
+                    health=dict(self.state.health.state_dict()),
+                    extra={
+                        "best": self.state.best,
+                        "skipped": [
+                            (skip.index, skip.key, skip.reason, skip.replacement)
+                            for skip in self.state.skipped.values()
+                        ],
+                    },
+                ),
+            )
+        self.fabric.barrier()
+
+    def run(self, probe: Probe | None) -> None:
+        """Take every step that is left. Raises Interrupted after saving, UserError when the run cannot go on."""
+        engine, schedule = self.plan.config.engine, self.plan.schedule
+        parts = Parts(self.plan.source, schedule, policy=self.plan.policy, slots=self.plan.slots)
+        loader = make_loader(
+            parts,
+            first_step=self.state.step,
+            workers=engine.workers or 0,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        log = MetricsLog(self.folder, first_step=self.state.step, tensorboard=engine.tensorboard)
+        self.method.train()
+        try:
+            with Signals() as signals, self.display.bar(f"pre-training {self.plan.config.method}", schedule.steps) as bar:
+                self._steps(iter(loader), log, bar, signals, probe)
+        finally:
+            log.close()
+            if self.state.skipped or self.plan.source.unreadable:
+                write_skipped(self.folder, [*self.plan.source.unreadable, *self.state.skipped.values()])
+
+    def _steps(self, batches: Any, log: MetricsLog, bar: Bar, signals: Signals, probe: Probe | None) -> None:
+        schedule, every = self.plan.schedule, self.plan.config.engine.checkpoint_steps
+        per_epoch, watch = schedule.steps_per_epoch, Stopwatch()
+        since_last = 0
+        while self.state.step < schedule.steps:
+            progress = Progress(self.state.step, schedule.steps, per_epoch, schedule.seed)
+            ends_epoch = (self.state.step + 1) % per_epoch == 0
+            figures = self._step(batches, progress, watch, last_of_epoch=ends_epoch)
+            self.state.step += 1
+            since_last += 1
+            line: dict[str, Any] = {"step": self.state.step, "epoch": progress.epoch + 1} | figures
+            if ends_epoch:
+                line |= watch.take(since_last * schedule.batch_size) | self.state.health.figures()
+                self.state.health.reset()
+                since_last = 0
+                line |= self._probe(probe, progress.epoch + 1)
+                bar.update(self.state.step, text=_words(line))
+            else:
+                bar.update(self.state.step, text=f"epoch {progress.epoch + 1}, loss {figures['loss']:.3f}")
+            log.write(line)
+            due = ends_epoch if every is None else self.state.step % every == 0
+            if due or self.state.step == schedule.steps:
+                self.save()
+            stop = self._stopping(signals)
+            if stop and self.state.step < schedule.steps:
+                self.save()
+                raise Interrupted(stop)
+
+    def _step(self, batches: Any, progress: Progress, watch: Stopwatch, *, last_of_epoch: bool) -> dict[str, float]:
+        """Take one optimiser step and return its figures."""
+        config = self.plan.config
+        lr = learning_rate(
+            config.optimiser,
+            peak=self.plan.peak_lr,
+            step=progress.step,
+            steps=progress.steps,
+            steps_per_epoch=progress.steps_per_epoch,
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        accumulate = config.engine.accumulate
+        losses, figures = [], dict[str, float]()
+        for part in range(accumulate):
+            began = time.perf_counter()
+            batch: Batch = next(batches)
+            watch.waited(began)
+            self._count_skipped(batch.skipped)
+            last = part == accumulate - 1
+            torch.manual_seed(keys.integer(progress.seed, "dropout", progress.step, part, self.fabric.global_rank))
+            with self.fabric.no_backward_sync(self.module, enabled=not last):
+                output: StepOutput = self.module(Sealed(self._ready(batch), progress)).content[0]
+                loss = float(mean_over_ranks(output.loss))
+                if not math.isfinite(loss):
+                    raise self._not_finite(loss, progress, batch)
+                if last and last_of_epoch:
+                    figures |= term_gradients(output)
+                self.fabric.backward(output.loss / accumulate)
+            losses.append(loss)
+            self.state.health.add(output.features, output.embeddings, output.targets)
+        if config.optimiser.clip_gradient is not None:
+            self.fabric.clip_gradients(self.module, self.fabric_optimiser, max_norm=config.optimiser.clip_gradient)
+        self.fabric_optimiser.step()
+        self.fabric_optimiser.zero_grad(set_to_none=True)
+        self.method.after_update(progress)
+        terms = {f"loss/{name}": term for name, term in output.terms.items()} if len(output.terms) > 1 else {}
+        return {"loss": sum(losses) / accumulate, "lr": lr} | as_figures(terms | dict(output.metrics)) | figures
+
+    def _ready(self, batch: Batch) -> Batch:
+        """Move a batch to the device and normalise its pixels there."""
+        moved = batch.to(self.fabric.device, non_blocking=True)
+        weights = self.plan.backbone.weights
+        views = {
+            name: normalise(view, mean=weights.mean, std=weights.std) for name, view in moved.views.items()
+        }
+        return Batch(index=moved.index, views=views, boxes=moved.boxes, skipped=moved.skipped)
+
+    def _count_skipped(self, skipped: tuple[Skip, ...]) -> None:
+        """Remember the bad images of a batch; raises UserError when there are more than the run allows."""
+        fresh = [skip for skip in skipped if skip.key not in self.state.skipped]
+        for skip in fresh:
+            self.state.skipped[skip.key] = skip
+            self.display.warn(f"left out {skip.key}: {skip.reason}")
+        if fresh:
+            check_skipped(self.plan, len(self.state.skipped), [*self.state.skipped.values()][-1])
+
+    def _probe(self, probe: Probe | None, epoch: int) -> dict[str, float]:
+        """Return the probe's figures where one is due; keep the best checkpoint by the first of them."""
+        config = self.plan.config
+        if probe is None or (epoch % config.probe.every and epoch != config.engine.epochs):
+            return {}
+        figures = probe(self.plan.backbone, epoch)
+        value = next(iter(figures.values()), -math.inf)
+        if value > self.state.best:
+            self.state.best = value
+            self.save("best")
+        return figures
+
+    def _stopping(self, signals: Signals) -> int:
+        """Return the signal that any of the processes received, or 0: all of them stop after the same step."""
+        if world_size() == 1:
+            return signals.received
+        received = torch.tensor(float(signals.received), device=self.fabric.device)
+        highest = self.fabric.all_reduce(received, reduce_op="max")
+        return int(float(highest))  # type: ignore[arg-type]
+
+    def _not_finite(self, loss: float, progress: Progress, batch: Batch) -> UserError:
+        named = ", ".join(str(self.plan.source[int(index)].key) for index in batch.index[:4])
+        more = f" and {len(batch.index) - 4} more" if len(batch.index) > 4 else ""
+        path = self.folder / "checkpoints" / "last.ckpt"
+        kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
+        return UserError(
+            f"the loss became {loss} at step {progress.step + 1} (epoch {progress.epoch + 1}) on the images {named}{more}; {kept}.",
+            f"Try a lower optimiser.lr (now {self.plan.config.optimiser.lr}), a warm-up (optimiser.warmup_epochs), "
+            "or engine.precision=32.",
+        )
+
+
+def check_skipped(plan: Plan, count: int, example: Skip) -> None:
+    """Raise UserError when more images were left out than `data.max_skipped` allows; one is always allowed."""
+    unreadable = len(plan.source.unreadable)
+    everything, bad = len(plan.source) + unreadable, count + unreadable
+    if bad > max(1, plan.config.data.max_skipped * everything):
+        raise UserError(
+            f"data.max_skipped: {bad} of {everything} images cannot be read, more than the share "
+            f"{plan.config.data.max_skipped} allows; the last: {example.key} ({example.reason}).",
+            "All are named in skipped.csv. Mend or remove them, or raise data.max_skipped.",
+        )
+
+
+def _words(line: Mapping[str, Any]) -> str:
+    return (
+        f"epoch {line['epoch']}, loss {line['loss']:.3f}, {line['images_per_second']:.0f} images/s, "
+        f"waiting for data {100 * line['data_wait']:.0f} %"
+    )

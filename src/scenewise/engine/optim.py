@@ -1,0 +1,91 @@
+"""Optimisers, weight decay groups, and the one place where the learning rate is scaled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scenewise.engine.config import OptimiserConfig
+
+REFERENCE_BATCH = 256  # images a step that `optimiser.lr` is given for, in every paper here
+
+
+def peak_learning_rate(config: OptimiserConfig, batch_size: int) -> float:
+    """Return the learning rate after warm-up for a global batch: linear or square-root scaling of `lr` per 256 images."""
+    assert config.lr is not None
+    ratio = batch_size / REFERENCE_BATCH
+    return config.lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[config.scaling]
+
+
+def learning_rate(config: OptimiserConfig, *, peak: float, step: int, steps: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step: linear warm-up from 0, then cosine to `final_lr` times the peak, per step."""
+    warmup = round((config.warmup_epochs or 0) * steps_per_epoch)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if config.schedule == "constant":
+        return peak
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float) -> Optimizer:
+    """Return the optimiser over the parameters that train; with `exclude_norm_and_bias`, 1-d ones without weight decay."""
+    assert config.weight_decay is not None
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    flat = [parameter for parameter in trainable if parameter.ndim <= 1] if config.exclude_norm_and_bias else []
+    excluded = {id(parameter) for parameter in flat}
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [parameter for parameter in trainable if id(parameter) not in excluded],
+            "weight_decay": config.weight_decay,
+        }
+    ]
+    if flat:
+        groups.append({"params": flat, "weight_decay": 0.0, "adapt": False})
+    if config.name == "lars":
+        return LARS(groups, lr=lr, momentum=config.momentum)
+    for group in groups:
+        group.pop("adapt", None)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888), as SimCLR and BYOL use it.
+
+    Each tensor's step is scaled by trust * |w| / |g + decay w|; groups with `adapt=False` (norms, biases) take plain SGD steps.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step from the gradients there are."""
+        assert closure is None, "LARS takes no closure"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        direction = parameter.grad.add(parameter, alpha=group["weight_decay"])  # type: ignore[union-attr]
+        if group["adapt"]:
+            weight_norm, step_norm = parameter.norm(), direction.norm()
+            trust = group["trust"] * weight_norm / step_norm
+            usable = (weight_norm > 0) & (step_norm > 0)
+            direction = direction * torch.where(usable, trust, torch.ones_like(trust))
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(direction)
+        parameter.add_(buffer, alpha=-group["lr"])

@@ -1,0 +1,213 @@
+"""From what was asked for to what will happen: every open value decided, every clash found, before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scenewise import keys
+from scenewise.backbones import Backbone, create_backbone, load_subject
+from scenewise.engine.config import OptimiserConfig, RunConfig
+from scenewise.engine.data import Schedule
+from scenewise.engine.optim import peak_learning_rate
+from scenewise.errors import UserError
+from scenewise.methods import Method, method_class
+from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
+from scenewise.sources import Source
+from scenewise.views.regions import RegionPolicy, policy
+from scenewise.views.slots import Slot, scale_slots
+
+GROUP = 32  # images that share batch statistics: MoCo's 256 images on 8 GPUs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run, decided: `config` holds no open value; `notes` are said to the user and kept."""
+
+    config: RunConfig
+    source: Source
+    method: Method
+    backbone: Backbone
+    slots: dict[str, Slot]
+    policy: RegionPolicy
+    schedule: Schedule
+    peak_lr: float
+    notes: tuple[str, ...]
+
+
+def choose_device(asked: str) -> str:
+    """Return cpu or cuda; raises UserError when a GPU is asked for and there is none."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("engine.device: 'cuda' was asked for, but torch sees no GPU here; use cpu or auto")
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked
+
+
+def choose_precision(asked: str, device: str) -> str:
+    """Return 32 or bf16: bf16 where the device computes in it (CPUs: AVX512-BF16 or AMX)."""
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "32"
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "32"
+
+
+def choose_group(asked: int | None, *, part: int, per_rank: int) -> tuple[int, list[str]]:
+    """Return the batch-norm group of the queue methods for parts of `part` images, `per_rank` of them on each process.
+
+    Without a wish: the largest divisor of a part up to 32, at least 4. Raises UserError when groups cannot be whole on a rank.
+    """
+    if asked is not None:
+        if per_rank % asked:
+            raise UserError(
+                f"backbone.batchnorm_group: {asked} does not divide the {per_rank} images that a process computes at once "
+                f"(engine.batch_size); use {_nearest_divisor(per_rank, asked)}"
+            )
+        return asked, []
+    group = max((size for size in range(4, GROUP + 1) if per_rank % size == 0), default=per_rank)
+    if group == GROUP:
+        return group, []
+    return group, [f"batch statistics over groups of {group} images instead of {GROUP}: {part} is not a multiple of {GROUP}"]
+
+
+def _nearest_divisor(number: int, wish: int) -> int:
+    divisors = [size for size in range(2, number + 1) if number % size == 0]
+    return min(divisors, key=lambda size: abs(size - wish))
+
+
+def decide_optimiser(config: OptimiserConfig, method: type[Method]) -> OptimiserConfig:
+    """Fill the open values with the method's published ones."""
+    published = method.training_defaults
+    other = config.name is not None and config.name != published.optimiser
+    if other and config.lr is None:
+        raise UserError(
+            f"optimiser.lr: give one for {config.name}; the published {published.lr} is for {published.optimiser}"
+        )
+    return dataclasses.replace(
+        config,
+        name=config.name or published.optimiser,
+        lr=published.lr if config.lr is None else config.lr,
+        weight_decay=published.weight_decay if config.weight_decay is None else config.weight_decay,
+        warmup_epochs=published.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs,
+        exclude_norm_and_bias=(
+            published.exclude_norm_and_bias if config.exclude_norm_and_bias is None else config.exclude_norm_and_bias
+        ),
+    )
+
+
+def make_schedule(config: RunConfig, images: int, *, world: int, rank: int) -> Schedule:
+    """Return the schedule; raises UserError for a batch that the data or the processes cannot carry."""
+    engine, problems = config.engine, []
+    if images == 0:
+        problems.append(f"data.source: {config.data.source!r} holds no readable image")
+    elif engine.batch_size > images:
+        problems.append(
+            f"engine.batch_size: {engine.batch_size} is larger than the data set of {images} images; use --batch-size {images} or less"
+        )
+    if engine.batch_size % (world * engine.accumulate):
+        parts = f"{world} processes x {engine.accumulate} accumulated parts"
+        problems.append(f"engine.batch_size: {engine.batch_size} cannot be divided by {parts}")
+    if problems:
+        raise UserError(*problems)
+    return Schedule(
+        images=images,
+        batch_size=engine.batch_size,
+        accumulate=engine.accumulate,
+        epochs=engine.epochs,
+        seed=config.seed,
+        world=world,
+        rank=rank,
+    )
+
+
+def make_backbone(config: RunConfig) -> tuple[Backbone, list[str]]:
+    """Return the initial backbone: random weights from the seed, or those of `backbone.init`."""
+    asked = config.backbone
+    created = create_backbone(
+        asked.name, stem=asked.stem, norm=asked.norm, seed=config.seed, size=config.data.size
+    )
+    if asked.init is None:
+        return created, []
+    subject = load_subject(asked.init, size=config.data.size)
+    given = subject.backbone
+    problems = [
+        f"backbone.{field}: {wanted!r} was asked for, but {asked.init!r} is {found!r}; leave it out or use the same"
+        for field, wanted, found in (
+            ("name", asked.name, given.name),
+            ("stem", asked.stem, given.stem),
+            ("norm", asked.norm, given.norm),
+        )
+        if wanted != found
+    ]
+    if problems:
+        raise UserError(*problems)
+    created.load_state_dict(given.state_dict())
+    return created, [f"the backbone starts from {asked.init} instead of random weights", *subject.notes]
+
+
+def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 0) -> Plan:
+    """Decide every open value for this source; raises UserError with what cannot work."""
+    kind = method_class(config.method)
+    schedule = make_schedule(config, len(source), world=world, rank=rank)
+    notes: list[str] = list(source.notes)
+    method_config, said = kind.resolve(config.method_config, images=len(source), batch_size=config.engine.batch_size)
+    notes += said
+    optimiser = decide_optimiser(config.optimiser, kind)
+    part = config.engine.batch_size // config.engine.accumulate
+    device = choose_device(config.engine.device)
+    engine = dataclasses.replace(
+        config.engine,
+        precision=choose_precision(config.engine.precision, device),
+        workers=config.engine.workers if config.engine.workers is not None else min(8, os.cpu_count() or 1),
+        threads=config.engine.threads if config.engine.threads is not None else torch.get_num_threads(),
+    )
+    crops = policy(config.data.crops)
+    slots = scale_slots(kind.slots, config.data.size)
+    backbone, said = make_backbone(config)
+    notes += said
+    backbone.check_size(*(slot.size for slot in slots.values()))
+    group = config.backbone.batchnorm_group
+    if kind.grouped_batchnorm and config.backbone.norm == "batch":
+        group, said = choose_group(group, part=part, per_rank=part // world)
+        # a backbone without batch norm (ViT) has nothing to group
+        group_batchnorm(backbone, group)
+        notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []
+    if schedule.dropped:
+        notes.append(f"{schedule.dropped} of {len(source)} images are left out of each epoch (no full batch), others each time")
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, source=source.spec),
+        method_config=method_config,
+        optimiser=optimiser,
+        engine=engine,
+        backbone=dataclasses.replace(config.backbone, batchnorm_group=group),
+    )
+    method = build_method(kind, method_config, backbone, seed=config.seed)
+    return Plan(
+        config=config,
+        source=source,
+        method=method,
+        backbone=backbone,
+        slots=slots,
+        policy=crops,
+        schedule=schedule,
+        peak_lr=peak_learning_rate(optimiser, config.engine.batch_size),
+        notes=tuple(notes),
+    )
+
+
+def build_method(kind: type[Method], config: Any, backbone: Backbone, *, seed: int) -> Method:
+    """Return the method with heads initialised from the seed, whatever torch's global state is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keys.integer(seed, "weights", "heads"))
+        return kind(config, backbone, backbone.width, seed=seed)  # type: ignore[call-arg]

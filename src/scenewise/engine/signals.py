@@ -1,0 +1,40 @@
+"""SIGINT and SIGTERM become a request that the loop answers after the step: save, then stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """While active, `received` is the number of the first stopping signal, or 0. A second one acts as it always did."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._former: dict[int, object] = {}
+
+    def __enter__(self) -> Signals:
+        """Take over the handlers; in a thread other than the main one Python does not allow it, and nothing changes."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the handlers back."""
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._former.clear()

@@ -1,0 +1,52 @@
+"""What is watched while a run trains: gradient norms per term, label-free health, time spent waiting for data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from scenewise.types import StepOutput
+
+
+def term_gradients(output: StepOutput) -> dict[str, float]:
+    """Return `grad/TERM`: the mean gradient norm per query that each term of weight 1 has on the sphere of embeddings.
+
+    A loss is a mean over B queries and a cosine does not see a vector's length, so it is B * mean(|z| * |dL/dz|) (papers/mls.md 6.1).
+    """
+    figures = {}
+    for name, term in output.terms.items():
+        if not term.requires_grad:
+            continue
+        (gradient,) = torch.autograd.grad(term, output.embeddings, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            figures[f"grad/{name}"] = 0.0
+            continue
+        lengths = output.embeddings.detach().float().norm(dim=1) * gradient.float().norm(dim=1)
+        figures[f"grad/{name}"] = float(lengths.sum())
+    return figures
+
+
+def as_figures(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Return logged values as plain floats."""
+    return {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in metrics.items()}
+
+
+class Stopwatch:
+    """Time spent waiting for data and in all, since the last `take`."""
+
+    def __init__(self) -> None:
+        self._start, self._waited = time.perf_counter(), 0.0
+
+    def waited(self, since: float) -> None:
+        """Count the time from `since` until now as waiting."""
+        self._waited += time.perf_counter() - since
+
+    def take(self, images: int) -> dict[str, float]:
+        """Return `images_per_second` and `data_wait` (share of the time, 0..1), and start anew."""
+        elapsed = max(1e-9, time.perf_counter() - self._start)
+        figures = {"images_per_second": images / elapsed, "data_wait": min(1.0, self._waited / elapsed)}
+        self._start, self._waited = time.perf_counter(), 0.0
+        return figures

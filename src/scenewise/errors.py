@@ -1,0 +1,38 @@
+"""What can go wrong on the user's side, told apart from what is our fault."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The user's input is wrong: the command prints `problems`, one or two lines each, and exits with status 2.
+
+    Each problem names the field, the value, what is allowed and, for a name, the nearest valid one.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ImageError(ValueError):
+    """One image cannot be read (truncated, empty, not an image, changed): it is replaced or skipped, and counted."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved first
+    """A signal asked the run to stop and it has been saved; `signal` is its number (exit status 128 + signal)."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"interrupted by signal {signal}")
+        self.signal = signal
+
+
+def unknown_name(field: str, value: str, allowed: Iterable[str]) -> str:
+    """Return the message for a name that does not exist, with the nearest valid one and the list (20 names at most)."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.4)
+    listed = ", ".join(names) if len(names) <= 20 else f"{len(names)} names; "
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{field}: unknown name {value!r}.{hint} Known: {listed}".rstrip("; ")

@@ -1,0 +1,148 @@
+"""Frozen features of a source's images: the test transform, the backbone in eval mode, kept in the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from scenewise.errors import ImageError, UserError
+from scenewise.evaluate.feature_cache import Features, cache_file, load, store
+from scenewise.sources.base import Progress, Source
+from scenewise.types import Skip
+from scenewise.views.collate import IMAGENET_MEAN, IMAGENET_STD, normalise
+from scenewise.views.pipeline import test_view
+
+VERSION = 1  # raised whenever the same backbone and source would give other features
+Colour = tuple[float, float, float]
+
+
+def extract_features(
+    backbone: nn.Module,
+    source: Source,
+    *,
+    size: int,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+    cache_key: str | None = None,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
+) -> Features:
+    """Return the features of a source's images in float32, in the order of `indices` (all of them by default).
+
+    The backbone maps (B, 3, size, size) images, normalised with `mean` and `std` (of RGB values 0..1), to (B, G); it is
+    moved to `device`, run in eval mode without gradient, and left in the mode it was in. Images that cannot be read are
+    left out and named in `skipped`. `cache_key` (see `weights_digest`) names the backbone; with it the result is kept
+    in the cache folder under a digest of that, the source's fingerprint, the images, the transform and the versions.
+    """
+    wanted = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
+    file = None
+    if cache_key is not None:
+        parts = (cache_key, source.fingerprint, wanted.tobytes(), size, mean, std, VERSION, torch.__version__)
+        file = cache_file(*parts, torch.device(device).type)
+        if (kept := load(file)) is not None:
+            return kept
+    views = _Views(source, wanted, size)
+    loader = DataLoader(
+        views,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else the loader draws from torch's global state
+    )
+    found = _run(backbone, loader, torch.device(device), len(wanted), progress, mean=mean, std=std)
+    return found if file is None else store(file, found)
+
+
+class _Views(Dataset[tuple[int, np.ndarray | Skip]]):
+    """The test view of each wanted image, or why there is none."""
+
+    def __init__(self, source: Source, wanted: Int64[np.ndarray, " images"], size: int) -> None:
+        self.source, self.wanted, self.size = source, wanted, size
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, place: int) -> tuple[int, np.ndarray | Skip]:
+        index = int(self.wanted[place])
+        record = self.source[index]
+        try:
+            return index, test_view(record, size=self.size)
+        except ImageError as error:
+            return index, Skip(index, record.key, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    images: Tensor  # (B, 3, S, S) uint8
+    index: list[int]
+    digest: list[int]
+    skipped: list[Skip]
+
+
+def _collate(samples: list[tuple[int, np.ndarray | Skip]]) -> _Batch:
+    good = [(index, view) for index, view in samples if isinstance(view, np.ndarray)]
+    pixels = np.stack([view for _, view in good]) if good else np.empty((0, 1, 1, 3), np.uint8)
+    return _Batch(
+        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        index=[index for index, _ in good],
+        digest=[_pixel_digest(view) for _, view in good],
+        skipped=[view for _, view in samples if isinstance(view, Skip)],
+    )
+
+
+def _pixel_digest(view: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(view.tobytes(), digest_size=8).digest(), "little")
+
+
+def _start_worker(worker: int) -> None:
+    """Keep a loader process to one core: the workers share them."""
+    del worker
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+@torch.no_grad()
+def _run(
+    backbone: nn.Module,
+    loader: DataLoader[tuple[int, np.ndarray | Skip]],
+    device: torch.device,
+    images: int,
+    progress: Progress | None,
+    *,
+    mean: Colour,
+    std: Colour,
+) -> Features:
+    training = backbone.training
+    backbone.to(device).eval()
+    rows: list[np.ndarray] = []
+    index: list[int] = []
+    digest: list[int] = []
+    skipped: list[Skip] = []
+    batches: Iterator[_Batch] = iter(loader)
+    try:
+        for batch in batches:
+            if batch.index:
+                inputs = normalise(batch.images.to(device, non_blocking=True), mean=mean, std=std)
+                rows.append(backbone(inputs).float().cpu().numpy())
+            index += batch.index
+            digest += batch.digest
+            skipped += batch.skipped
+            if progress is not None:
+                progress("features", len(index) + len(skipped), images)
+    finally:
+        backbone.train(training)
+    if not rows:
+        raise UserError(f"data: none of {images} images could be read" + "".join(f"; {s.reason}" for s in skipped[:1]))
+    return Features(np.concatenate(rows), np.array(index, np.int64), np.array(digest, np.uint64), tuple(skipped))

@@ -1,0 +1,87 @@
+"""95 % percentile bootstrap intervals over test images, for one subject and for the difference of two.
+
+A statistic is a function of whole-number weights (samples, images), how often each image counts, that returns its
+figures by name, one value a sample. So the figure itself (all weights 1), its resamples and paired differences are the
+same few lines of code, and a statistic can compute many resamples at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from scenewise import keys
+from scenewise.errors import UserError
+
+Statistic = Callable[[Int[Tensor, "samples images"]], Mapping[str, Float[Tensor, " samples"]]]
+
+RESAMPLES = 1000  # Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3: at least 1000
+COVERAGE = 0.95
+CHUNK_ENTRIES = 1 << 22  # weights held at once: 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure and the ends of its 95 % interval, all in the figure's own unit (shares are 0..1)."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return the figure as the results file holds it."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def bootstrap(statistic: Statistic, images: int, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Figure]:
+    """Return each figure of the statistic with its percentile interval over resampled test images.
+
+    The resamples depend on `seed` and the number of images alone, so they are the same for every subject. A figure that
+    is not a number on the whole set is left out. A resample in which it is not (a class that lost all its positives)
+    does not count for that figure; a mean over classes is then the mean over those that are left.
+    """
+    whole = statistic(torch.ones(1, images, dtype=torch.long))
+    drawn: dict[str, list[Tensor]] = {name: [] for name in whole}
+    for weights in resampled_weights(images, seed=seed, resamples=resamples):
+        for name, values in statistic(weights).items():
+            drawn[name].append(values)
+    return {
+        name: Figure(value, *_percentiles(torch.cat(drawn[name])))
+        for name, values in whole.items()
+        if (value := float(values[0])) == value
+    }
+
+
+def paired_bootstrap(
+    first: Statistic, second: Statistic, images: int, *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Figure]:
+    """Return first minus second with intervals, for the figures both have; each resample is the same images for both."""
+
+    def difference(weights: Int[Tensor, "samples images"]) -> dict[str, Tensor]:
+        left, right = first(weights), second(weights)
+        return {name: left[name] - right[name] for name in left if name in right}
+
+    return bootstrap(difference, images, seed=seed, resamples=resamples)
+
+
+def resampled_weights(images: int, *, seed: int, resamples: int) -> Iterator[Int[Tensor, "samples images"]]:
+    """Yield, in chunks, how often each image is drawn when as many are drawn with replacement as there are."""
+    if resamples < 1:
+        raise UserError(f"resamples: {resamples} is too few for an interval; at least 1, usually {RESAMPLES}")
+    chance = keys.generator(seed, "bootstrap", images)
+    rows = max(1, CHUNK_ENTRIES // max(1, images))
+    for start in range(0, resamples, rows):
+        samples = min(rows, resamples - start)
+        drawn = torch.from_numpy(chance.integers(0, images, (samples, images)))
+        yield torch.zeros(samples, images, dtype=torch.long).scatter_add_(1, drawn, torch.ones_like(drawn))
+
+
+def _percentiles(values: Float[Tensor, " samples"]) -> tuple[float, float]:
+    """Return the ends of the central 95 % of the values that are numbers; both NaN when none is."""
+    tail = (1 - COVERAGE) / 2
+    ends = values.double().nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return float(ends[0]), float(ends[1])

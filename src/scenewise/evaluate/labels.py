@@ -1,0 +1,124 @@
+"""Which images and which classes an evaluation can use, and what is said of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from scenewise import keys
+from scenewise.errors import UserError
+from scenewise.evaluate.task import Part
+from scenewise.sources.base import Labels, Source
+
+
+def source_labels(source: Source, part: str) -> Labels:
+    """Return the labels of a source that has some; UserError for one without."""
+    labels = source.labels()
+    if labels is None or not source.classes:
+        raise UserError(
+            f"{part}: {source.spec} has no labels, which an evaluation needs; "
+            "use voc:, csv:, imagefolder:, cifar10: or synthetic:"
+        )
+    return labels
+
+
+def check_pair(train: Source, test: Source) -> None:
+    """Raise UserError when the two sources do not ask the same question, or are the same images."""
+    problems = []
+    if train.fingerprint == test.fingerprint:
+        problems.append(f"test data: {test.spec} holds the images that are learnt from; name others")
+    if train.multi_label != test.multi_label:
+        kinds = {True: "several classes an image", False: "one class an image"}
+        problems.append(
+            f"test data: {test.spec} has {kinds[test.multi_label]}, {train.spec} has {kinds[train.multi_label]}"
+        )
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        what = f"not in both: {', '.join(odd[:10])}" if odd else "the same names in another order"
+        problems.append(f"test data: the classes of {test.spec} are not those of {train.spec} ({what})")
+    if problems:
+        raise UserError(*problems)
+
+
+def choose_images(labels: Labels, *, limit: int | None, seed: int, part: str) -> Int64[np.ndarray, " chosen"]:
+    """Return the numbers of the images that have a label, or a seeded choice of `limit` of them, in rising order.
+
+    Without a label are a class below 0 and a row of nothing but -1. UserError when none is left or the limit is below
+    1.
+    """
+    usable = np.flatnonzero(_has_label(labels))
+    if len(usable) == 0:
+        raise UserError(f"{part}: none of the {len(labels)} images has a label")
+    if limit is None:
+        return usable
+    if limit < 1:
+        raise UserError(f"limit: {limit} leaves no image; at least 1")
+    drawn = keys.generator(seed, "limit", part).permutation(usable)[:limit]
+    return np.sort(drawn)
+
+
+def _has_label(labels: Labels) -> Bool[np.ndarray, " images"]:
+    usable: np.ndarray = labels >= 0 if labels.ndim == 1 else (labels >= 0).any(axis=1)
+    return usable
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Both parts with the classes that can be judged; rows: which rows of the test part are left. notes: what is not."""
+
+    train: Part
+    test: Part
+    classes: tuple[str, ...]
+    rows: Bool[Tensor, " test"]
+    notes: tuple[str, ...]
+
+
+def keep_classes(train: Part, test: Part, classes: tuple[str, ...], *, min_positives: int = 1) -> Judged:
+    """Leave out the classes with fewer than `min_positives` training images, and those that no test image has.
+
+    With one class an image, the images of a class that is too rare to learn go with it, from both parts; a class that
+    no test image has stays a possible answer but gets no figure. UserError when too few classes are left.
+    """
+    known, tested = _positives(train.labels, len(classes)), _positives(test.labels, len(classes))
+    learnable, testable = known >= min_positives, tested > 0
+    names = np.array(classes)
+    notes = []
+    if not learnable.all():
+        fewer = "no positive" if min_positives == 1 else f"fewer than {min_positives} positives"
+        notes.append(f"left out, {fewer} among the training images: {_listed(names[~learnable])}")
+    if not testable.all():
+        notes.append(f"no figure, no positive among the test images: {_listed(names[~testable])}")
+    single = train.labels.dim() == 1
+    kept = learnable if single else learnable & testable
+    if kept.sum() < (2 if single else 1) or not (learnable & testable).any():
+        raise UserError("data: too few classes are left to judge", *notes)
+    if single:
+        train, test, rows = _renumbered(train, kept)[0], *_renumbered(test, kept)
+    else:
+        columns = torch.from_numpy(np.flatnonzero(kept)).to(train.labels.device)
+        train, test = (Part(part.features, part.labels[:, columns]) for part in (train, test))
+        rows = torch.ones(len(test.labels), dtype=torch.bool)
+    return Judged(train, test, tuple(names[kept].tolist()), rows, tuple(notes))
+
+
+def _positives(labels: Tensor, classes: int) -> Int64[np.ndarray, " classes"]:
+    counts = (labels > 0).sum(dim=0) if labels.dim() == 2 else labels.long().bincount(minlength=classes)
+    numbers: np.ndarray = counts.cpu().numpy()
+    return numbers
+
+
+def _renumbered(part: Part, kept: Bool[np.ndarray, " classes"]) -> tuple[Part, Bool[Tensor, " images"]]:
+    """Return the part without the images of other classes, its labels counting the kept ones, and which rows are left."""
+    number = torch.from_numpy(np.where(kept, kept.cumsum() - 1, -1)).to(part.labels.device)
+    labels = number[part.labels.long()]
+    rows = labels >= 0
+    return Part(part.features[rows], labels[rows]), rows.cpu()
+
+
+def _listed(names: np.ndarray) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20].tolist()) + more

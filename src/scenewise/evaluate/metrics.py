@@ -1,0 +1,133 @@
+"""Figures from scores and labels over a whole test set, on the CPU or any device: pure functions."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from scenewise.evaluate.neighbours import nearest
+from scenewise.evaluate.ranking import rank, weighted_average_precision
+
+
+def average_precision(
+    scores: Float[Tensor, " images"], relevant: Bool[Tensor, " images"] | Int[Tensor, " images"], *, form: str = "step"
+) -> float:
+    """Return the average precision of one ranking, 0..1: scores (N,), the higher the better, and who is relevant (N,).
+
+    `form` is `step` (scikit-learn's), `area` (VOC2010 and later) or `11point` (VOC2007), see
+    `weighted_average_precision`. Equal scores are one group, so the order of the images has no influence. NaN when
+    nothing is relevant.
+    """
+    every = torch.ones(1, len(scores), dtype=torch.long, device=scores.device)
+    return float(weighted_average_precision(rank(scores, relevant > 0), every, forms=(form,))[0, 0])
+
+
+def mean_average_precision(
+    scores: Float[Tensor, "images classes"],
+    labels: Bool[Tensor, "images classes"] | Int[Tensor, "images classes"],
+    *,
+    form: str = "step",
+) -> float:
+    """Return the mean over the classes of the average precision over the whole set, 0..1.
+
+    labels (N, C): true or 1 present, false or 0 absent, -1 not judged: that image is left out for that class. Classes
+    without a positive are left out; NaN when none is left.
+    """
+    figures = class_average_precisions(scores, labels, form=form)
+    return float(figures.nanmean())
+
+
+def class_average_precisions(
+    scores: Float[Tensor, "images classes"],
+    labels: Bool[Tensor, "images classes"] | Int[Tensor, "images classes"],
+    *,
+    form: str = "step",
+) -> Float[Tensor, " classes"]:
+    """Return the average precision of each class (C,), NaN for one without a positive; arguments as in the mean's."""
+    columns = []
+    for column in range(scores.shape[1]):
+        ranking = rank(scores[:, column], labels[:, column] > 0)
+        judged = (labels[:, column].int() >= 0).long()[None]  # (1, N)
+        columns.append(weighted_average_precision(ranking, judged, forms=(form,))[0, 0])
+    return torch.stack(columns) if columns else torch.empty(0, dtype=torch.float64)
+
+
+def knn_predict(
+    features: Float[Tensor, "queries dim"],
+    bank_features: Float[Tensor, "bank dim"],
+    bank_labels: Int[Tensor, " bank"],
+    *,
+    classes: int,
+    k: int,
+    temperature: float,
+) -> Int[Tensor, " queries"]:
+    """Return the class (N,) with the most votes of the k nearest bank rows, a vote being exp(cosine / temperature).
+
+    Features are normalised inside, k is capped at the bank's size. Ties: the lower bank row is nearer, the lower class
+    wins (InstDisc, arXiv 1805.01978, section 3.4).
+    """
+    return knn_votes(features, bank_features, bank_labels, classes=classes, k=k, temperature=temperature).argmax(dim=1)
+
+
+def knn_votes(
+    features: Float[Tensor, "queries dim"],
+    bank_features: Float[Tensor, "bank dim"],
+    bank_labels: Int[Tensor, " bank"],
+    *,
+    classes: int,
+    k: int,
+    temperature: float,
+) -> Float[Tensor, "queries classes"]:
+    """Return each class's share of the votes (N, C) in float64, rows sum to 1; arguments as in `knn_predict`."""
+    votes = torch.zeros(len(features), classes, dtype=torch.float64, device=features.device)
+    for chunk, cosine, rows in nearest(features, bank_features, k=k):
+        weights = (cosine.double() / temperature).softmax(
+            dim=1
+        )  # exp(cosine / temperature) but for a factor of the row
+        votes[chunk] = votes[chunk].scatter_add(1, bank_labels[rows].long(), weights)
+    return votes
+
+
+def recall_at_k(
+    query: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery dim"],
+    query_labels: Int[Tensor, " queries"],
+    gallery_labels: Int[Tensor, " gallery"],
+    *,
+    k: int,
+    same_set: bool = False,
+) -> float:
+    """Return the share of queries, 0..1, with at least one item of their class among the k nearest of the gallery.
+
+    Cosine similarity; `same_set` says that the gallery is the query set, so each query is removed from its own list. k
+    is capped. A query without any relevant item is a miss. NaN without queries.
+    """
+    hits = [
+        (gallery_labels[rows] == query_labels[chunk, None]).any(dim=1)
+        for chunk, _, rows in nearest(query, gallery, k=k, same_set=same_set)
+    ]
+    return float(torch.cat(hits).double().mean()) if hits else float("nan")
+
+
+def mean_iou(
+    predicted: Int[Tensor, "*pixels"], target: Int[Tensor, "*pixels"], *, classes: int, ignore: int = 255
+) -> float:
+    """Return the mean over classes of intersection over union, 0..1, from one confusion matrix over all pixels.
+
+    Pixels whose target is `ignore` do not count; a prediction outside 0..classes-1 is a miss of its target. Classes
+    that appear neither as target nor as prediction are left out; NaN when none is left. Raises ValueError for a target
+    that is no class.
+    """
+    judged = target != ignore
+    truth, guess = target[judged].long(), predicted[judged].long()
+    if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < classes:
+        span = f"{int(truth.min())}..{int(truth.max())}"
+        raise ValueError(f"target: has values {span}, allowed are 0..{classes - 1} and {ignore} (not judged)")
+    outside = (guess < 0) | (guess >= classes)
+    cells = truth * (classes + 1) + guess.masked_fill(outside, classes)
+    confusion = cells.bincount(minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    intersection = confusion.diagonal()
+    union = confusion.sum(dim=1) + confusion[:, :classes].sum(dim=0) - intersection
+    shares = intersection.double() / union  # 0 / 0 = NaN where a class is absent
+    return float(shares.nanmean())

@@ -1,0 +1,61 @@
+"""What every method is: a plain module with slots, a Config, a step, and a teacher that moves after the update."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from scenewise.types import Batch, Progress, StepOutput
+from scenewise.views.slots import Slot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """The published optimiser settings of a method, used where a run does not say otherwise. `lr` is for 256 images a step."""
+
+    optimiser: str
+    lr: float
+    weight_decay: float
+    warmup_epochs: float
+    exclude_norm_and_bias: bool
+    origin: str
+
+
+class Method(nn.Module, ABC):
+    """A self-supervised method. It knows views and tensors, no files, no trainer; a ten-line loop can run it.
+
+    A subclass is final, lies in a file of its own named as the method, and sets `METHOD = TheClass` there.
+    """
+
+    title: ClassVar[str]  # one line for lists
+    paper: ClassVar[str]
+    passes: ClassVar[float]  # encoder passes a step and image: forward 1, forward and backward 3
+    slots: ClassVar[Mapping[str, Slot]]
+    training_defaults: ClassVar[Training]
+    grouped_batchnorm: ClassVar[bool]  # batch statistics in fixed groups (queue methods) or over the whole run
+    Config: ClassVar[type[Any]]
+
+    @classmethod
+    @abstractmethod
+    def resolve(cls, config: Any, *, images: int, batch_size: int) -> tuple[Any, list[str]]:
+        """Return the configuration with every value decided for a data set of `images`, and what to say about it.
+
+        Raises UserError for values that cannot work together (k larger than the dictionary, ...).
+        """
+
+    @property
+    @abstractmethod
+    def backbone(self) -> nn.Module:
+        """Return the online backbone: what is exported and evaluated."""
+
+    @abstractmethod
+    def step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Return the loss of one batch of normalised views; read queues, then push into them."""
+
+    @abstractmethod
+    def after_update(self, progress: Progress) -> None:
+        """Move the teachers, once, after the optimiser step `progress.step`."""

@@ -1,0 +1,58 @@
+"""The teacher: a momentum copy of the online encoder, and the shuffled pass that keeps batch statistics from leaking."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from scenewise import keys
+from scenewise.distributed import gather, local_slice, world_size
+from scenewise.types import Progress
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def momentum_copy(online: Module) -> Module:
+    """Return a copy of `online` that takes no gradient; its batch statistics come from its own passes, as in MoCo's code."""
+    teacher = copy.deepcopy(online)
+    teacher.requires_grad_(False)
+    return teacher
+
+
+@torch.no_grad()
+def momentum_update(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move every parameter: teacher <- momentum * teacher + (1 - momentum) * online (MoCo Eq. 2). Buffers are left alone."""
+    old, new = list(teacher.parameters()), [parameter.detach() for parameter in online.parameters()]
+    torch._foreach_mul_(old, momentum)
+    torch._foreach_add_(old, new, alpha=1.0 - momentum)
+
+
+def shuffle_order(count: int, progress: Progress) -> Tensor:
+    """Return the permutation (count,) of the joined batch that belongs to (seed, step)."""
+    generator = torch.Generator().manual_seed(keys.integer(progress.seed, "shuffle", progress.step))
+    return torch.randperm(count, generator=generator)
+
+
+@torch.no_grad()
+def encode_shuffled(encoder: nn.Module, images: Tensor, progress: Progress, *, shuffle: bool = True) -> Sequence[Tensor]:
+    """Encode this rank's `images` (n, 3, H, W) in shuffled batch-norm groups; return the joined outputs in the original order.
+
+    `encoder(images)` returns a tuple of (n, width) tensors; so does this, with (world * n, width) rows in rank order on every rank.
+    Shuffling over all processes: MoCo section 3.3; with split batch norm in one process it does the same between groups.
+    """
+    if not shuffle:
+        return tuple(gather(output) for output in encoder(images))
+    order = shuffle_order(images.shape[0] * world_size(), progress).to(images.device)
+    shuffled = local_slice(gather(images)[order]).contiguous(memory_format=memory_format(images))
+    restore = torch.argsort(order)
+    return tuple(gather(output)[restore] for output in encoder(shuffled))
+
+
+def memory_format(images: Tensor) -> torch.memory_format:
+    """Return the memory format `images` (n, c, h, w) are in, so that an indexed copy keeps it."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -1,0 +1,125 @@
+"""The dictionary of past keys: a ring of rows that is read before it is written (law 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The queue as it was when it was read; a later push does not change it.
+
+    rows: column name -> (Q, width) L2-normalised rows, the same row of every column from the same crop.
+    valid: (Q,) rows that have been written. image: (Q,) source index, -1 unknown. box: (Q, 4) where the crop was cut.
+    step: (Q,) the step that wrote the row, -1 for a random one.
+    """
+
+    rows: Mapping[str, Tensor]
+    valid: Bool[Tensor, " queue"]
+    image: Int[Tensor, " queue"]
+    box: Float[Tensor, "queue 4"]
+    step: Int[Tensor, " queue"]
+
+    def usable(self, index: Int[Tensor, " batch"], *, mask_own: bool) -> Bool[Tensor, "..."]:
+        """Return the rows that count: (Q,), or (B, Q) without each query's own image when `mask_own`."""
+        if not mask_own:
+            return self.valid
+        return self.valid[None, :] & (self.image[None, :] != index[:, None])
+
+
+class Queue(nn.Module):
+    """First in, first out, `size` rows, one or several columns of equal order (MoCo's queue; MLS's paired dictionary).
+
+    Everything is a buffer, so the checkpoint holds content, pointer, fill, image and crop box of each row. `push` replaces the
+    buffers instead of writing into them: what `read` returned stays as it was, which autograd needs and law 3 asks for.
+    No value is copied to the host.
+    """
+
+    image: Tensor
+    box: Tensor
+    step: Tensor
+    pointer: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, widths: Mapping[str, int], *, random_rows: bool = False, seed: int = 0) -> None:
+        super().__init__()
+        assert size > 0, "a queue has at least one row"
+        self.size, self.columns = size, tuple(widths)
+        generator = torch.Generator().manual_seed(seed)
+        for name, width in widths.items():
+            # MoCo starts with random unit rows; an empty row is zero and never valid
+            rows = torch.randn(size, width, generator=generator) if random_rows else torch.zeros(size, width)
+            self.register_buffer(f"rows_{name}", F.normalize(rows, dim=1))
+        self.register_buffer("image", torch.full((size,), -1, dtype=torch.int64))
+        self.register_buffer("box", torch.zeros(size, 4))
+        self.register_buffer("step", torch.full((size,), -1, dtype=torch.int64))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("filled", torch.tensor(size if random_rows else 0))
+
+    def read(self) -> Snapshot:
+        """Return the rows as they are now; never writes."""
+        positions = torch.arange(self.size, device=self.image.device)
+        return Snapshot(
+            rows={name: self.get_buffer(f"rows_{name}") for name in self.columns},
+            valid=positions < self.filled,
+            image=self.image,
+            box=self.box,
+            step=self.step,
+        )
+
+    @torch.no_grad()
+    def push(
+        self,
+        rows: Mapping[str, Tensor],
+        *,
+        image: Int[Tensor, " batch"],
+        box: Float[Tensor, "batch 4"],
+        step: int,
+    ) -> None:
+        """Write a joined batch (B rows a column, normalised here) over the oldest rows; of a batch larger than the queue the last rows."""
+        keep = min(self.size, image.shape[0])
+        target = (self.pointer + torch.arange(keep, device=self.image.device)) % self.size
+        for name in self.columns:
+            column = self.get_buffer(f"rows_{name}")
+            fresh = F.normalize(rows[name].detach().to(column.dtype), dim=1)
+            self.register_buffer(f"rows_{name}", column.index_copy(0, target, fresh[-keep:]))
+        self.image = self.image.index_copy(0, target, image[-keep:])
+        self.box = self.box.index_copy(0, target, box[-keep:].to(self.box.dtype))
+        self.step = self.step.index_fill(0, target, step)
+        self.pointer = (self.pointer + keep) % self.size
+        self.filled = (self.filled + keep).clamp(max=self.size)
+
+
+def dictionary_figures(snapshot: Snapshot, step: int) -> dict[str, Tensor]:
+    """Return `queue/fill` (share of rows written) and `queue/age_steps` (mean steps since a row was written)."""
+    known = snapshot.valid & (snapshot.step >= 0)
+    age = ((step - snapshot.step) * known).sum() / known.sum().clamp(min=1)
+    return {"queue/fill": snapshot.valid.float().mean(), "queue/age_steps": age.float()}
+
+
+def resolve_dictionary_size(asked: int | None, *, paper: int, images: int, batch_size: int) -> tuple[int, list[str]]:
+    """Return the rows of a dictionary and what to say about it.
+
+    Without a wish: the paper's value, at most a tenth of the images (papers/mls.md 4.3: a longer one holds many crops of the query's own
+    image), at least two batches (it must be longer than what one step writes). A wish is kept, with a warning where it is unwise.
+    """
+    if asked is not None:
+        if asked > images:
+            return asked, [
+                f"method.dictionary_size {asked} is longer than the data ({images} images): it holds several crops of "
+                "every image; at most a tenth of the data is recommended"
+            ]
+        return asked, []
+    capped = min(paper, max(images // 10, 2 * batch_size))
+    if capped == paper:
+        return paper, []
+    return capped, [
+        f"method.dictionary_size is {capped} instead of the paper's {paper}: a tenth of the {images} images, "
+        f"at least two batches of {batch_size}"
+    ]

@@ -1,0 +1,143 @@
+"""What a whole run says, in a few sentences: what is not decided by its figures is called not decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+from scenewise.report.records import ComparisonTable, percent
+from scenewise.report.verdict import sentences, show
+
+Line = Mapping[str, object]  # one object of metrics.jsonl
+Point = tuple[int, float]  # (epoch, value)
+
+FIFTHS = 5  # a plateau is judged between the last two fifths of the run ...
+EPOCHS_FOR_A_PLATEAU = 10  # ... so each has at least two epochs and a spread of its own
+FLAT = 0.05  # less than a twentieth of the whole fall in the last fifth (an even fall gives a fifth or more)
+LR_SPENT = 0.05  # of its peak: from there the schedule, not the model, stops the loss from falling
+RANK_CHANGE = 0.25  # well above the change from one sample of 512 rows to the next, a few percent in simulations
+
+
+def summary(history: Sequence[Line], *, method: str = "") -> list[str]:
+    """Return the verdict over a run from the objects of its metrics.jsonl: what to try, loss, plateau, rank, probe."""
+    if not history:
+        return ["Nothing was logged, so nothing can be said about this run."]
+    advice = [item for item in sentences(last_figures(history), method=method) if item.level != "ok"]
+    told = [f"{item.sentence[0].upper()}{item.sentence[1:]}." for item in advice]
+    told += [*_loss(history), *_rank(history)]
+    for name in sorted({name for line in history for name in line if name.startswith("probe/")}):
+        told += _probe(name, series(history, name))
+    return told
+
+
+def comparison(table: ComparisonTable) -> list[str]:
+    """Return who is ahead in each figure of a table, or that it is not decided: the intervals overlap."""
+    told = []
+    for protocol, metric in table.whole().columns:
+        cells = [(subject, table.cells.get((subject, protocol, metric))) for subject in table.subjects]
+        ranked = sorted(
+            ((subject, cell) for subject, cell in cells if cell is not None and math.isfinite(cell.value)),
+            key=lambda item: -item[1].value,
+        )
+        if len(ranked) < 2:
+            continue
+        (best, cell), rest = ranked[0], ranked[1:]
+        close = [subject for subject, other in rest if other.high >= cell.low]
+        lead = f"{protocol} {metric}: {best} is ahead with {percent(cell)} %"
+        if not close:
+            told.append(f"{lead}, clear of all others' intervals.")
+        else:
+            cleared = f"; clear of {_listed([name for name, _ in rest if name not in close])}" * (
+                len(close) < len(rest)
+            )
+            told.append(f"{lead}, not decided against {_listed(close)}: their intervals overlap{cleared}.")
+    return told
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def series(history: Sequence[Line], name: str) -> list[Point]:
+    """Return a figure's mean of every epoch that has it, finite values only."""
+    epochs: dict[int, list[float]] = {}
+    for line in history:
+        value, epoch = line.get(name), line.get("epoch")
+        if isinstance(value, int | float) and isinstance(epoch, int) and math.isfinite(value):
+            epochs.setdefault(epoch, []).append(float(value))
+    return [(epoch, fmean(values)) for epoch, values in sorted(epochs.items())]
+
+
+def last_figures(history: Sequence[Line]) -> dict[str, float]:
+    """Return the last epoch's figures: means over its steps, but the last value of `health/`, `queue/` and `probe/`."""
+    if not history:
+        return {}
+    epoch = history[-1].get("epoch")
+    values: dict[str, list[float]] = {}
+    for line in history:
+        if line.get("epoch") == epoch:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in {"step", "epoch"}:
+                    values.setdefault(name, []).append(float(value))
+    final = ("health/", "queue/", "probe/")
+    return {name: column[-1] if name.startswith(final) else fmean(column) for name, column in values.items()}
+
+
+def _loss(history: Sequence[Line]) -> list[str]:
+    # While a dictionary fills, the loss has fewer negatives and starts too low: those steps say nothing.
+    full = [line for line in history if line.get("queue/fill", 1.0) == 1.0] or list(history)
+    points = series(full, "loss")
+    if len(points) < 2:
+        return ["Whether the loss falls is not decided: fewer than two whole epochs were logged."]
+    first, last = points[0][1], points[-1][1]
+    moved = "fell" if last < first else "rose"
+    return [
+        f"The loss {moved} from {show(first, 'number')} to {show(last, 'number')} over {len(points)} epochs.",
+        _plateau(full, points),
+    ]
+
+
+def _plateau(history: Sequence[Line], points: Sequence[Point]) -> str:
+    if len(points) < EPOCHS_FOR_A_PLATEAU:
+        return f"Whether it has reached a plateau is not decided: that takes at least {EPOCHS_FOR_A_PLATEAU} epochs."
+    values = [value for _, value in points]
+    size = len(values) // FIFTHS
+    before, after = values[-2 * size : -size], values[-size:]
+    fall, whole = fmean(before) - fmean(after), values[0] - min(values)
+    noise = math.hypot(stdev(before), stdev(after)) / math.sqrt(size)
+    rates = [rate for _, rate in series(history, "lr")]
+    if fall > max(FLAT * whole, 2 * noise):
+        return "It was still falling at the end: more epochs (--epochs) would probably lower it further."
+    if fall < -max(FLAT * whole, 2 * noise):
+        return "It was rising at the end: try a lower learning rate (--lr)."
+    if abs(fall) > FLAT * whole:
+        return "Whether it has reached a plateau is not decided: its last epochs differ by no more than their noise."
+    if rates and rates[-1] < LR_SPENT * max(rates):
+        return (
+            "It was flat at the end, where the learning rate had run out: "
+            "whether a longer schedule would go further is not decided."
+        )
+    return "It has reached a plateau: more epochs at this learning rate would hardly lower it."
+
+
+def _rank(history: Sequence[Line]) -> list[str]:
+    points = series(history, "health/effective_rank")
+    if len(points) < 2:
+        return []
+    first, last = points[0][1], points[-1][1]
+    from_to = f"The effective rank of the features went from {first:.0f} to {last:.0f}"
+    if last < (1 - RANK_CHANGE) * first:
+        return [f"{from_to}: they came to use fewer dimensions."]
+    if last > (1 + RANK_CHANGE) * first:
+        return [f"{from_to}: they came to use more dimensions."]
+    return [f"{from_to}: no clear trend."]
+
+
+def _probe(name: str, points: Sequence[Point]) -> list[str]:
+    if not points:
+        return []
+    (_, first), (_, last) = points[0], points[-1]
+    epoch, best = max(points, key=lambda point: point[1])
+    told = f"The probe's {name.removeprefix('probe/')} went from {show(first, 'share')} to {show(last, 'share')}"
+    return [told + ("." if best == last else f"; its best was {show(best, 'share')} after {epoch + 1} epochs.")]

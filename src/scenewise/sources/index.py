@@ -1,0 +1,187 @@
+"""The file index: made once from headers, kept in the cache folder, reused while nothing has moved, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pyarrow as pa
+
+from scenewise.errors import UserError
+from scenewise.sources import arrow_files
+from scenewise.sources.base import Progress, check_index
+from scenewise.sources.cache import cache_folder
+from scenewise.sources.headers import FileReader
+from scenewise.sources.walk import Found, Walk, printable
+from scenewise.types import Record, Skip
+
+_VERSION = 1  # raise when the rows of the same files would change
+Facts = dict[str, object]
+
+
+class FileIndex:
+    """Image files below a folder, by number: those whose header can be read, in the order they were found.
+
+    Pickles as two paths; the tables are memory-mapped again on the other side, so workers share the same pages.
+    `base` ends in "/"; paths are relative to it, as bytes. `facts` is what was counted when the index was made.
+    """
+
+    def __init__(self, base: bytes, file: Path, facts: Facts) -> None:
+        self.base = base
+        self.file = file
+        self.facts = facts
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            with pa.memory_map(str(self.file)) as source:
+                table = pa.ipc.open_file(source).read_all()
+        except OSError:
+            raise UserError(f"data: the index of {printable(self.base)} was remade by another process; start again") from None
+        if table.num_rows != self.facts["rows"]:
+            raise pa.ArrowInvalid("not the table this index was made with")
+        self._paths = table["path"].chunks
+        self._reasons = table["reason"].chunks
+        names = ("bytes", "mtime_ns", "height", "width", "orientation")
+        self._numbers = [[chunk.to_numpy() for chunk in table[name].chunks] for name in names]
+        broken = [np.flatnonzero(np.asarray(chunk.is_valid())) for chunk in self._reasons]
+        starts = [row + start * arrow_files.ROWS for start, row in enumerate(broken)]
+        self._broken = np.concatenate([np.empty(0, np.int64), *starts])
+        self._shift = self._broken - np.arange(len(self._broken))
+
+    def __getstate__(self) -> tuple[bytes, Path, Facts]:
+        return self.base, self.file, self.facts
+
+    def __setstate__(self, state: tuple[bytes, Path, Facts]) -> None:
+        self.base, self.file, self.facts = state
+        self._open()
+
+    def __len__(self) -> int:
+        return int(str(self.facts["readable"]))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of all paths, sizes, times and dimensions."""
+        return str(self.facts["fingerprint"])
+
+    @property
+    def unreadable(self) -> tuple[Skip, ...]:
+        """The files that are not counted, with the reason."""
+        places = [divmod(int(row), arrow_files.ROWS) for row in self._broken]
+        return tuple(Skip(-1, printable(self._paths[c][r].as_py()), self._reasons[c][r].as_py()) for c, r in places)
+
+    def row(self, index: int) -> int:
+        """Return the row of the index-th readable file among all files, unreadable ones counted."""
+        return index + int(np.searchsorted(self._shift, index, side="right"))
+
+    def rows(self) -> np.ndarray:
+        """Return the rows of all readable files, (len,) int64."""
+        return np.delete(np.arange(int(str(self.facts["rows"]))), self._broken)
+
+    def path(self, index: int) -> bytes:
+        """Return the relative path of the index-th readable file."""
+        chunk, row = divmod(self.row(check_index(index, len(self))), arrow_files.ROWS)
+        return bytes(self._paths[chunk][row].as_py())
+
+    def sizes(self) -> np.ndarray:
+        """Return the upright (height, width) of all readable files, (len, 2) int32."""
+        columns = [np.concatenate([np.empty(0, np.int32), *self._numbers[place]]) for place in (2, 3)]
+        return np.delete(np.stack(columns, axis=1), self._broken, axis=0)
+
+    def record(self, index: int, *, number: int | None = None, labels: int | np.ndarray | None = None) -> Record:
+        """Return the record of the index-th readable file; `number` is its index in the source if that is another."""
+        chunk, row = divmod(self.row(check_index(index, len(self))), arrow_files.ROWS)
+        path = bytes(self._paths[chunk][row].as_py())
+        length, mtime_ns, height, width, orientation = (int(column[chunk][row]) for column in self._numbers)
+        read = FileReader(self.base + path, length, mtime_ns)
+        return Record(index if number is None else number, printable(path), (height, width), orientation, read, labels)
+
+
+def folder_index(root: Path, *, reindex: bool = False, progress: Progress | None = None) -> FileIndex:
+    """Return the index of every image below a folder, from the cache if no folder in it has changed since.
+
+    Raises UserError when the folder does not exist, is a file, or cannot be listed.
+    """
+    if not root.exists():
+        raise UserError(f"data: no such folder: {root}")
+    if not root.is_dir():
+        raise UserError(f"data: {root} is a file, not a folder; for a table of images write csv:{root}")
+    base = os.fsencode(os.path.realpath(root)).rstrip(b"/") + b"/"
+    walk = Walk(base)
+
+    def counted() -> tuple[Iterable[tuple[bytes, int]], Facts]:
+        facts: Facts = {"hidden": walk.hidden, "loops": walk.loops, "endings": dict(walk.endings)}
+        return walk.directories, facts
+
+    try:
+        return _kept_or_made(b"folder", base, walk, counted, {}, reindex=reindex, progress=progress)
+    except OSError as error:
+        raise UserError(f"data: cannot list {root}: {error.strerror or error}") from None
+
+
+def listed_index(
+    base: Path, paths: list[bytes], *, name: str, reindex: bool = False, progress: Progress | None = None
+) -> FileIndex:
+    """Return the index of the files named by a list, in its order; `name` tells lists over the same folder apart.
+
+    It is reused while the list is the same and the modification times of the folders of its files are.
+    """
+    root = os.fsencode(os.path.realpath(base)).rstrip(b"/") + b"/"
+    folders = {os.path.dirname(path): None for path in paths}
+    times = [(folder, os.stat(root + folder).st_mtime_ns) for folder in folders]
+    listed = hashlib.blake2b(b"\0".join(paths), digest_size=16).hexdigest()
+    facts: Facts = {"listed": listed, "hidden": 0, "loops": 0, "endings": {}}
+    found = (Found(path) for path in paths)
+    expected: Facts = {"listed": listed}
+    return _kept_or_made(
+        name.encode(), root, found, lambda: (times, facts), expected, reindex=reindex, progress=progress
+    )
+
+
+def _kept_or_made(
+    name: bytes,
+    base: bytes,
+    found: Iterable[Found],
+    counted: Callable[[], tuple[Iterable[tuple[bytes, int]], Facts]],
+    expected: Facts,
+    *,
+    reindex: bool,
+    progress: Progress | None,
+) -> FileIndex:
+    folder = cache_folder() / "index"
+    folder.mkdir(exist_ok=True)
+    stem = hashlib.blake2b(b"\0".join([str(_VERSION).encode(), name, base]), digest_size=12).hexdigest()
+    kept = folder / f"{stem}.folders.arrow"
+    with filelock.FileLock(folder / f"{stem}.lock"):  # the processes of one run index once and share the result
+        index = None if reindex else _open_kept(kept, base, expected)
+        if index is not None:
+            return index
+        images = folder / f"{stem}.{uuid.uuid4().hex[:8]}.arrow"
+        temporary = images.with_suffix(".tmp")
+        try:
+            written = arrow_files.write_images(temporary, base, found, progress=progress)
+            temporary.replace(images)
+        finally:
+            temporary.unlink(missing_ok=True)
+        watched, facts = counted()
+        facts |= written._asdict() | {"images": images.name}
+        arrow_files.write_watched(kept, watched, facts)  # from here on this is the index
+        for older in folder.glob(f"{stem}.*.arrow"):
+            if older not in (kept, images):
+                older.unlink(missing_ok=True)
+        return FileIndex(base, images, facts)
+
+
+def _open_kept(kept: Path, base: bytes, expected: Facts) -> FileIndex | None:
+    facts = arrow_files.read_facts(kept, base)
+    if facts is None or not expected.items() <= facts.items():
+        return None
+    try:
+        return FileIndex(base, kept.with_name(str(facts["images"])), facts)
+    except (UserError, pa.ArrowInvalid, KeyError):
+        return None

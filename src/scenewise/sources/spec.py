@@ -1,0 +1,102 @@
+"""What the user writes to name data: a folder, or `kind:path?option=value&option=value`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from scenewise.errors import UserError, unknown_name
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "folder": "photos in a folder, nested at any depth, no labels (a plain path means this)",
+        "voc": "PASCAL VOC: the folder that holds VOCdevkit; ?split= ?year= ?classes=cat,dog",
+        "csv": "a table with the header image,labels (labels split by ;); ?root= ?multi=1",
+        "imagefolder": "one folder per class, photos nested at any depth below",
+        "cifar10": "CIFAR-10 as binary files, npz parts or pickles; ?split=",
+        "synthetic": "generated scenes of textured objects with labels, boxes and masks: synthetic:2000; ?seed= ?split=",
+    }
+)
+
+_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "folder": (),
+        "voc": ("split", "year", "classes"),
+        "csv": ("root", "multi"),
+        "imagefolder": (),
+        "cifar10": ("split",),
+        "synthetic": ("seed", "split"),
+    }
+)
+
+_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)  # two letters or more: C:\ is a drive, not a kind
+_TAIL = re.compile(r"(.*)\?([A-Za-z_]*=?[^?/]*(?:/[^?]*)?)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Data as the user named it: the kind, the path (or the number of `synthetic:`), the options as written."""
+
+    kind: str
+    path: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def canonical(self, **resolved: str) -> str:
+        """Return the text that names the same data from anywhere, with the options in the order of `resolved`."""
+        path = self.path if self.kind == "synthetic" else os.path.abspath(self.path)  # noqa: PTH100 - lexical
+        tail = "&".join(f"{name}={value}" for name, value in resolved.items() if value)
+        return f"{self.kind}:{path}?{tail}" if tail else f"{self.kind}:{path}"
+
+
+def parse_spec(text: str) -> Spec:
+    """Split what the user wrote into kind, path and options; nothing on the disk is opened.
+
+    A path that exists as written is a folder, whatever signs are in its name. Raises UserError for an unknown kind, an
+    unknown or repeated option, an empty path.
+    """
+    if not text.strip():
+        raise UserError("data: no path given; expected a folder or kind:path, kind one of " + ", ".join(KINDS))
+    if Path(text).expanduser().exists():
+        return Spec("folder", str(Path(text).expanduser()))
+    prefix = _PREFIX.fullmatch(text)
+    if prefix is None:
+        kind, rest = "folder", text
+    else:
+        kind, rest = prefix[1], prefix[2]
+        if kind not in KINDS:
+            raise UserError(unknown_name("data", kind, KINDS))
+    path, options = _split_options(kind, rest)
+    if not path:
+        raise UserError(f"data: {text!r} names no path; expected {kind}:PATH")
+    if kind != "synthetic":
+        path = str(Path(path).expanduser())
+    return Spec(kind, path, options)
+
+
+def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
+    tail = _TAIL.fullmatch(rest)
+    if tail is None or Path(rest).expanduser().exists():
+        return rest, {}
+    options: dict[str, str] = {}
+    for part in filter(None, tail[2].split("&")):
+        name, equals, value = part.partition("=")
+        if name not in _OPTIONS[kind]:
+            raise UserError(_unknown_option(kind, name))
+        if not equals or not value:
+            raise UserError(f"data: option {name!r} of {kind}: has no value; write ?{name}=VALUE")
+        if name in options:
+            raise UserError(f"data: option {name!r} is given twice in {kind}:{rest}")
+        options[name] = value
+    return tail[1], options
+
+
+def _unknown_option(kind: str, name: str) -> str:
+    if name == "split":
+        return f"data: {kind}: has no splits, so ?split= means nothing; name the other data with --test-data"
+    if not _OPTIONS[kind]:
+        return f"data: {kind}: takes no options, but {name!r} is given"
+    return unknown_name(f"data: option of {kind}:", name, _OPTIONS[kind])

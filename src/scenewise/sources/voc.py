@@ -1,0 +1,136 @@
+"""`voc:`: PASCAL VOC scenes with image labels and boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from scenewise.errors import UserError, unknown_name
+from scenewise.sources import voc_layout
+from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
+from scenewise.sources.index import FileIndex, listed_index
+from scenewise.sources.spec import Spec
+from scenewise.types import Record, Skip
+
+
+@final
+class VocSource(Source):
+    """One split of one year, in the order of its list. Key: the image's path from the folder that holds VOCdevkit.
+
+    Image labels come from `ImageSets/Main/<class>_<split>.txt` (there 1 is present, 0 only difficult ones, -1 absent),
+    else from the objects: present if one is not difficult, -1 (not judged) if all are. The splits are trainval and test,
+    as the VOC development kit has them. Boxes are those of the files as stored, so an EXIF rotation is not applied.
+    """
+
+    def __init__(self, spec: Spec, *, split: str | None, reindex: bool, progress: Progress | None) -> None:
+        root = Path(spec.path)
+        year = spec.options.get("year", "2007")
+        split = spec.options.get("split", split or "trainval")
+        chosen = _chosen(spec.options.get("classes"))
+        folder = voc_layout.year_folder(root, year)
+        ids = voc_layout.read_split(folder, split)
+        paths = [f"VOCdevkit/VOC{year}/JPEGImages/{identity}.jpg".encode() for identity in ids]
+        index = listed_index(root, paths, name=f"voc {year} {split}", reindex=reindex, progress=progress)
+        if not len(index):
+            first = index.unreadable[0]
+            raise UserError(f"data: no image of {folder} can be read, e.g. {first.key}: {first.reason}")
+        self._index = index
+        self._rotated = sum(index.record(i).orientation != 1 for i in range(len(index)))
+        rows = index.rows()
+        sizes: list[tuple[int, int] | None] = [None] * len(ids)
+        for i, row in enumerate(rows):
+            sizes[row] = self._stored(i).size
+        annotations = voc_layout.read_annotations(folder, ids, sizes)
+        labels = _labels(voc_layout.read_class_files(folder, split, ids), annotations, len(ids))
+        self._labels = None if labels is None else np.ascontiguousarray(labels[rows][:, chosen])
+        self._keep_boxes(annotations, rows, chosen)
+        self.spec = spec.canonical(split=split, year=year, classes=spec.options.get("classes", ""))
+        self.classes = () if labels is None else tuple(voc_layout.CLASSES[number] for number in chosen)
+        self.multi_label = labels is not None
+        self.splits = ("trainval", "test")
+        self.notes = _notes(index, annotations, self._rotated)
+        self.fingerprint = index.fingerprint
+
+    def _keep_boxes(self, annotations: voc_layout.Annotations | None, rows: np.ndarray, chosen: list[int]) -> None:
+        self._offsets: np.ndarray | None = None
+        if annotations is None:
+            return
+        kept = [[each for each in annotations.objects[row] if each.number in chosen] for row in rows]
+        self._offsets = np.cumsum([0, *map(len, kept)])
+        self._boxes = np.array([each.box for boxes in kept for each in boxes], np.float32).reshape(-1, 4)
+        self._numbers = np.array([chosen.index(each.number) for boxes in kept for each in boxes], np.int64)
+
+    @property
+    def unreadable(self) -> tuple[Skip, ...]:
+        """Images whose header cannot be read."""
+        return self._index.unreadable
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._stored(index)
+        return record if self._labels is None else dataclasses.replace(record, labels=self._labels[index])
+
+    def _stored(self, index: int) -> Record:
+        record = self._index.record(index)
+        if record.orientation == 1:
+            return record
+        height, width = record.size if record.orientation < 5 else record.size[::-1]
+        return dataclasses.replace(record, size=(height, width), orientation=1)
+
+    def labels(self) -> Labels | None:
+        """Return (N, C) int8: 1 present, 0 absent, -1 only difficult objects; None when nothing is labelled."""
+        return self._labels
+
+    def boxes(self, index: int) -> LabelledBoxes:
+        """Return the (n, 4) boxes, difficult ones too, and the class of each; UserError without annotations."""
+        check_index(index, len(self))
+        if self._offsets is None:
+            raise UserError(f"data: {self.spec} has no boxes: there is no Annotations/*.xml for its images")
+        start, stop = self._offsets[index : index + 2]
+        return self._boxes[start:stop], self._numbers[start:stop]
+
+
+def _chosen(text: str | None) -> list[int]:
+    names = voc_layout.CLASSES if text is None else tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in voc_layout.CLASSES:
+            raise UserError(unknown_name("data: option classes of voc:", name, voc_layout.CLASSES))
+    return sorted({voc_layout.CLASSES.index(name) for name in names})
+
+
+def _labels(
+    columns: dict[int, np.ndarray], annotations: voc_layout.Annotations | None, count: int
+) -> np.ndarray | None:
+    if annotations is None and len(columns) < len(voc_layout.CLASSES):
+        return None
+    labels = np.zeros((count, len(voc_layout.CLASSES)), np.int8)
+    for row, objects in enumerate(annotations.objects if annotations is not None else ()):
+        for each in objects:
+            if not each.difficult:
+                labels[row, each.number] = 1
+            elif labels[row, each.number] == 0:
+                labels[row, each.number] = -1
+    for number, column in columns.items():
+        labels[:, number] = column
+    return labels
+
+
+def _notes(index: FileIndex, annotations: voc_layout.Annotations | None, rotated: int) -> tuple[str, ...]:
+    notes = []
+    broken = int(str(index.facts["rows"])) - len(index)
+    if broken:
+        notes.append(f"{broken} of {index.facts['rows']} images cannot be read and were left out.")
+    if annotations is None:
+        notes.append("No image of this split has an annotation file: there are no boxes.")
+    elif annotations.clipped:
+        notes.append(f"{annotations.clipped} labelled boxes reached up to 1 px outside their image and were clipped.")
+    if annotations is not None and annotations.dropped:
+        notes.append(f"{annotations.dropped} empty labelled boxes were dropped.")
+    if rotated:
+        notes.append(f"{rotated} images have an EXIF rotation; it is not applied, as the boxes are those of the files.")
+    return tuple(notes)

@@ -1,0 +1,66 @@
+"""Embeddings of a folder: one row an image, as a Parquet table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from scenewise.backbones import load_subject
+from scenewise.engine.display import Display, Quiet
+from scenewise.engine.plan import choose_device
+from scenewise.engine.run import open_with_display
+from scenewise.errors import UserError
+from scenewise.evaluate.features import extract_features
+
+
+def embed_data(
+    subject: str,
+    data: str,
+    out: Path,
+    *,
+    size: int | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    batch_size: int = 128,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> tuple[int, list[str]]:
+    """Write `path` and `embedding` (pooled float32 features, not normalised) of every image; return the rows and the notes.
+
+    Images that cannot be read are left out and named in the notes. Raises UserError for wrong input, before any work.
+    """
+    display = display or Quiet()
+    if out.is_dir():
+        raise UserError(f"--out: {str(out)!r} is a folder; name a file, for example embeddings.parquet")
+    if out.exists() and not overwrite:
+        raise UserError(f"--out: {str(out)!r} exists; name another file or replace it with --overwrite")
+    if not out.parent.exists():
+        raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
+    where = choose_device(device)
+    loaded = load_subject(subject, size=size)
+    source = open_with_display(data, display, reindex=reindex)
+    with display.bar("embedding", len(source)) as bar:
+        features = extract_features(
+            loaded.backbone,
+            source,
+            size=loaded.size,
+            mean=loaded.mean,
+            std=loaded.std,
+            batch_size=batch_size,
+            device=torch.device(where),
+            workers=workers,
+            progress=lambda text, done, total: bar.update(done, total=total, text=text),
+        )
+    paths = [source[int(index)].key for index in features.index]
+    values = pa.array(features.features.reshape(-1))
+    table = pa.table(
+        {"path": pa.array(paths, pa.string()), "embedding": pa.FixedSizeListArray.from_arrays(values, loaded.backbone.width)}
+    )
+    temporary = out.with_name(f".{out.name}.partial")
+    pq.write_table(table, temporary)
+    temporary.replace(out)
+    return len(paths), [f"left out {skip.key}: {skip.reason}" for skip in features.skipped]

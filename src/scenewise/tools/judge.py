@@ -1,0 +1,108 @@
+"""Evaluate a subject on labelled data: which images train the protocol, which test it, and whether that is fair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from scenewise.backbones import load_subject
+from scenewise.engine.config import read_yaml
+from scenewise.engine.display import Display, Quiet
+from scenewise.engine.plan import choose_device
+from scenewise.engine.run import open_with_display
+from scenewise.errors import UserError
+from scenewise.evaluate.run import Evaluation, check_protocols, evaluate_backbone
+from scenewise.sources import Source, open_source, parse_spec
+
+
+def judge(
+    subject: str,
+    data: str,
+    *,
+    test_data: str | None = None,
+    protocols: Sequence[str] = ("knn", "linear"),
+    size: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Evaluation:
+    """Return the figures of `protocols` for a subject: learnt on `data`'s training split, tested on its test split or `test_data`.
+
+    Raises UserError for wrong input, before any work.
+    """
+    display = display or Quiet()
+    check_protocols(protocols)
+    where = choose_device(device)
+    parse_spec(data)
+    loaded = load_subject(subject, seed=seed, size=size)
+    train, test = open_splits(data, test_data, display, reindex=reindex)
+    notes = [*loaded.notes, *pool_notes(subject, test)]
+    with display.bar(f"evaluating {subject}", None) as bar:
+        return evaluate_backbone(
+            loaded.backbone,
+            train,
+            test,
+            protocols=protocols,
+            size=loaded.size,
+            mean=loaded.mean,
+            std=loaded.std,
+            subject=subject,
+            seed=seed,
+            limit=limit,
+            device=torch.device(where),
+            workers=workers,
+            notes=notes,
+            progress=lambda text, done, total: bar.update(done, total=total, text=text),
+        )
+
+
+def open_splits(data: str, test_data: str | None, display: Display, *, reindex: bool = False) -> tuple[Source, Source]:
+    """Return the training and the test source; raises UserError when there is no test part to be had."""
+    spec = parse_spec(data)
+    if test_data is not None:
+        train = open_with_display(data, display, reindex=reindex)
+        return train, open_with_display(test_data, display, reindex=reindex)
+    if "split" in spec.options:
+        raise UserError(
+            f"--data: {data!r} names one split; leave ?split= out to train and test on the data's own splits, "
+            "or name the other with --test-data"
+        )
+    whole = open_with_display(data, display, reindex=reindex)
+    if whole.splits is None:
+        raise UserError(f"--test-data: {spec.kind}: has no splits; name the images to test on, for example --test-data csv:TEST.csv")
+    train_split, test_split = whole.splits
+    return open_source(data, split=train_split), open_source(data, split=test_split)
+
+
+def pool_notes(subject: str, test: Source) -> list[str]:
+    """Say when images of the test part were in the pool that a run was pre-trained on (same file, links followed)."""
+    config = Path(subject) / "config.yaml"
+    if not config.is_file():
+        return []
+    spec = (read_yaml(config).get("data") or {}).get("source")
+    try:
+        pool = open_source(spec)
+    except (UserError, TypeError):
+        return [f"whether test images were in the pre-training pool is not known: {spec} cannot be opened"]
+    seen = identities(pool) & identities(test)
+    if not seen:
+        return []
+    return [f"{len(seen)} of the {len(test)} test images were in the pre-training pool (without their labels)"]
+
+
+def identities(source: Source) -> set[str]:
+    """Return what tells the images of a source apart: the real path of a file, the key within its data otherwise."""
+    spec = parse_spec(source.spec)
+    base = Path(spec.path)
+    folder = base if base.is_dir() else base.parent
+    names = set()
+    for index in range(len(source)):
+        key = source[index].key
+        path = folder / key
+        names.add(str(path.resolve()) if path.exists() else f"{source.spec}|{key}")
+    return names

@@ -1,0 +1,169 @@
+"""The report of runs: curves, words, and sheets of what was really cut and labelled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from scenewise.engine.checkpoints import load_checkpoint
+from scenewise.engine.config import RunConfig, build
+from scenewise.engine.plan import make_plan
+from scenewise.errors import ImageError, UserError
+from scenewise.methods import method_class
+from scenewise.methods.mls import MLS
+from scenewise.report.page import Sheet, write_report
+from scenewise.report.records import ComparisonTable, read_run
+from scenewise.report.sheets import CropExample, NeighbourRow, crop_sheet, neighbour_sheet
+from scenewise.sources import Source, open_source
+from scenewise.types import Image, Record
+from scenewise.views.collate import normalise
+from scenewise.views.decode import decode
+from scenewise.views.photometric import crop_and_resize
+from scenewise.views.pipeline import make_views
+from scenewise.views.regions import policy
+from scenewise.views.slots import scale_slots
+
+EXAMPLES = 6  # photos of the crop sheet, queries of the label sheet
+NEIGHBOURS = 10  # dictionary crops shown for a query
+SHOWN_SIZE = 112  # pixels of a crop on a sheet
+
+
+def report_runs(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    table: ComparisonTable | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write one self-contained page on the runs and return it; sheets come from the last run whose data can still be read."""
+    sheets: dict[str, Sheet] = {}
+    told = list(notes)
+    for folder in folders:
+        try:
+            sheets |= run_sheets(folder)
+        except (UserError, ImageError) as error:
+            told.append(f"no pictures of {folder.name}: {error}")
+    write_report(out, title=title, runs=[read_run(folder) for folder in folders], table=table, sheets=sheets, notes=told)
+    return out
+
+
+def report_run(folder: Path) -> Path:
+    """Write RUN/report.html and return it."""
+    return report_runs([folder], folder / "report.html", title=f"Run {folder.resolve().name}")
+
+
+def run_sheets(folder: Path) -> dict[str, Sheet]:
+    """Return the sheets of one run: sampled crops and, for MLS, pseudo-labels from its last checkpoint."""
+    config = build(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    source = open_source(config.data.source)
+    sheets = {
+        "What the method sees": Sheet(
+            png=crop_sheet(crop_examples(config, source)),
+            caption="Photos of the pool with the regions that were cut in the first epoch, and the views made from them.",
+        )
+    }
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if config.method == "mls" and checkpoint.exists():
+        rows = pseudo_label_rows(config, source, checkpoint)
+        if rows:
+            sheets["Pseudo-labels of MLS"] = Sheet(
+                png=neighbour_sheet(rows),
+                caption="Query crops and the most similar crops of the dictionary at the end of the run: their positives.",
+            )
+    return sheets
+
+
+def crop_examples(config: RunConfig, source: Source, *, count: int = EXAMPLES, epoch: int = 0) -> list[CropExample]:
+    """Return photos spread over the source with the crops that a run's given epoch cuts from them."""
+    slots = scale_slots(method_class(config.method).slots, config.data.size)
+    examples = []
+    for index in spread(len(source), count):
+        record = source[index]
+        try:
+            views, boxes = make_views(
+                record, policy=policy(config.data.crops), slots=slots, seed=config.seed, epoch=epoch
+            )
+            photo = decode(record.read(), record.size, record.orientation).pixels
+        except ImageError:
+            continue
+        examples.append(
+            CropExample(
+                photo=photo,
+                boxes=boxes,
+                views={slot: list(rendered) for slot, rendered in views.items()},
+                caption=Path(record.key).name,
+            )
+        )
+    return examples
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Return up to `count` indices, evenly spread over a source."""
+    return np.unique(np.linspace(0, max(0, length - 1), num=min(count, length)).round().astype(int)).tolist()
+
+
+def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> list[NeighbourRow]:
+    """Return query crops and their k nearest dictionary crops, as the run's last state labels them.
+
+    The queries are the central parts of photos, seen by the online backbone in evaluation mode.
+    """
+    blank = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, init=None))
+    method = make_plan(blank, source).method
+    assert isinstance(method, MLS)
+    method.load_state_dict(load_checkpoint(checkpoint).model)
+    method.eval()
+    dictionary = method.queue.read()
+    rows = []
+    for index in spread(len(source), EXAMPLES):
+        try:
+            query = centre_crop(source[index], size=config.data.size)
+        except ImageError:
+            continue
+        with torch.no_grad():
+            image = normalise(torch.from_numpy(query).permute(2, 0, 1)[None])
+            features, projection = method.encoder(image)
+        encoded = {"feature": features, "projection": projection}[method.config.label_source]
+        usable = dictionary.usable(torch.tensor([index]), mask_own=method.config.mask_own_image)
+        scores = torch.nn.functional.normalize(encoded) @ dictionary.rows[method.config.label_source].T  # (1, Q)
+        scores = scores.masked_fill(~usable.reshape(1, -1), -2.0)[0]
+        values, places = scores.topk(min(method.config.k, NEIGHBOURS, int(usable.sum())))
+        crops, similarities = [], []
+        for value, place in zip(values.tolist(), places.tolist(), strict=True):
+            crop = dictionary_crop(source, int(dictionary.image[place]), dictionary.box[place].numpy())
+            if crop is not None:
+                crops.append(crop)
+                similarities.append(value)
+        rows.append(
+            NeighbourRow(
+                query=query, neighbours=crops, similarities=similarities, caption=Path(source[index].key).name
+            )
+        )
+    return rows
+
+
+def centre_crop(record: Record, *, size: int) -> Image:
+    """Return the central square of 60 % of the short side: about the area of a median training crop."""
+    height, width = record.size
+    half = 0.3 * min(height, width)
+    box = np.array([width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half], np.float32)
+    return _cut(record, box, size=size)
+
+
+def dictionary_crop(source: Source, index: int, box: np.ndarray) -> Image | None:
+    """Return the crop a dictionary row was made from, or None for a random row or an image that cannot be read any more."""
+    if not 0 <= index < len(source):
+        return None
+    try:
+        return _cut(source[index], box, size=SHOWN_SIZE)
+    except ImageError:
+        return None
+
+
+def _cut(record: Record, box: np.ndarray, *, size: int) -> Image:
+    return crop_and_resize(decode(record.read(), record.size, record.orientation).pixels, box, size=size)

@@ -1,0 +1,115 @@
+"""The records that travel between the layers: frozen, torch and NumPy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Image = np.ndarray  # (height, width, 3) uint8, RGB, upright
+Size = tuple[int, int]  # (height, width) in pixels, after the EXIF rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of a source: cheap, holds no pixels.
+
+    `size` is (height, width) of the upright image, after the EXIF rotation `orientation` (1..8, 1 = as stored).
+    `read()` returns the encoded file, or the upright RGB pixels where the source has no files; it raises ImageError.
+    `labels` is what the source knows of this image: a class number, a (classes,) int8 vector (1 present, 0 absent,
+    -1 not to be judged), or None.
+    """
+
+    index: int
+    key: str
+    size: Size
+    orientation: int
+    read: Callable[[], bytes | np.ndarray]
+    labels: int | np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """An image that was left out, and why; `replacement` is the index that took its place, or -1."""
+
+    index: int
+    key: str
+    reason: str
+    replacement: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's input. V views of a slot, B images.
+
+    index: (B,) source index of each image.
+    views: slot -> (V, B, 3, size, size), uint8 from the loader, normalised float32 when a method sees it.
+    boxes: slot -> (V, B, 4) where each view was cut, `x1, y1, x2, y2` in pixels of the upright photo.
+    skipped: images of this batch that could not be read and were replaced.
+    """
+
+    index: Int[Tensor, " batch"]
+    views: Mapping[str, Tensor]
+    boxes: Mapping[str, Tensor]
+    skipped: tuple[Skip, ...] = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Return the batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in pinned memory, as torch's data loader asks for it."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return dataclasses.replace(
+            self,
+            index=function(self.index),
+            views={name: function(view) for name, view in self.views.items()},
+            boxes={name: function(box) for name, box in self.boxes.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands at a step: the `step`-th optimiser step (from 0) of `steps`."""
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+    seed: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done, 0..1."""
+        return self.step / max(1, self.steps)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the current epoch, from 0."""
+        return self.step // max(1, self.steps_per_epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a method's step returns.
+
+    loss: scalar with gradient.
+    terms: the parts of the loss by name, each a scalar of its own weight 1, with gradient where it has one.
+    embeddings: (B, D) projected queries the terms act on, in the graph (the gradient norm of each term is taken here).
+    targets: (B, D) projections of the other view, no gradient (alignment).
+    features: (B, G) pooled backbone features of the queries, no gradient needed (spread, rank).
+    metrics: figures to log beside the loss, scalars without gradient.
+    """
+
+    loss: Float[Tensor, ""]
+    terms: Mapping[str, Tensor]
+    embeddings: Float[Tensor, "batch width"]
+    targets: Float[Tensor, "batch width"]
+    features: Float[Tensor, "batch features"]
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)

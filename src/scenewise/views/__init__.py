@@ -1,0 +1,1 @@
+"""Views: slots -> regions -> one decode -> rendering -> batch. Geometry comes before pixels, chance comes from keys."""

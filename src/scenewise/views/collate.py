@@ -1,0 +1,48 @@
+"""Views of single images become a batch; a batch becomes what a network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from scenewise.types import Batch, Skip
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: every method's code and every timm ResNet uses these
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Sample = tuple[int, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]  # index, views (V, S, S, 3), boxes (V, 4)
+
+
+def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = ()) -> Batch:
+    """Return the batch of B samples: views (V, B, 3, S, S) uint8, channels last in memory; boxes (V, B, 4) float32."""
+    slots = samples[0][1]
+    return Batch(
+        index=torch.tensor([index for index, _, _ in samples], dtype=torch.int64),
+        views={
+            # (B, V, S, S, 3) -> (V, B, S, S, 3) in memory, shown as (V, B, 3, S, S)
+            slot: torch.from_numpy(np.stack([views[slot] for _, views, _ in samples], axis=1)).permute(0, 1, 4, 2, 3)
+            for slot in slots
+        },
+        boxes={slot: torch.from_numpy(np.stack([boxes[slot] for _, _, boxes in samples], axis=1)) for slot in slots},
+        skipped=tuple(skipped),
+    )
+
+
+def normalise(
+    views: UInt8[Tensor, "*batch 3 S S"],
+    *,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Float32[Tensor, "*batch 3 S S"]:
+    """Return (views / 255 - mean) / std in float32, on the views' device and with their memory layout.
+
+    `mean` and `std` are per channel, of RGB values in 0..1.
+    """
+    scale = [1.0 / (255.0 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    values = views.to(torch.float32)
+    return values.mul_(values.new_tensor(scale).view(3, 1, 1)).add_(values.new_tensor(shift).view(3, 1, 1))

@@ -1,0 +1,84 @@
+"""From a record to what is seen of it: regions, one decode, views. A pure function of (seed, epoch, image, view)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
+
+from scenewise import keys
+from scenewise.types import Record
+from scenewise.views.augmentations import augmentation
+from scenewise.views.decode import decode
+from scenewise.views.photometric import render
+from scenewise.views.regions import RegionPolicy, Regions
+from scenewise.views.slots import REFERENCE_SIZE, Slot
+
+TEST_RATIO = 256 / 224  # the field's test transform: resize the shorter side to 256, cut the central 224
+_FILTERS = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
+
+
+def make_views(
+    record: Record,
+    *,
+    policy: RegionPolicy,
+    slots: Mapping[str, Slot],
+    seed: int,
+    epoch: int,
+    proposals: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], Regions]:
+    """Return the views of one image, slot -> (V, S, S, 3) uint8, and where they were cut, slot -> (V, 4) float32 boxes.
+
+    The slots have the run's sizes (`scale_slots`); the largest of them over 224 scales the blur. Boxes are in pixels of
+    the full-size upright photo. Raises ImageError where the image cannot be read.
+    """
+    chance = keys.generator(seed, "regions", epoch, record.index)
+    regions = policy(record.size, proposals, slots, chance)
+    crops = [(box, slots[name].size) for name, boxes in regions.items() for box in boxes]
+    decoded = decode(record.read(), record.size, record.orientation, boxes_and_outputs=crops)
+    blur_scale = max(slot.size for slot in slots.values()) / REFERENCE_SIZE
+    views = {}
+    for name, slot in slots.items():
+        wanted, boxes = augmentation(slot.augmentation), decoded.locate(regions[name])
+        rendered = [
+            render(
+                decoded.pixels,
+                box,
+                wanted,
+                size=slot.size,
+                blur_scale=blur_scale,
+                generator=keys.generator(seed, "pixels", epoch, record.index, name, number),
+            )
+            for number, box in enumerate(boxes)
+        ]
+        views[name] = np.stack(rendered)
+    return views, regions
+
+
+def test_view(
+    record: Record, *, size: int, interpolation: str = "bilinear", ratio: float = TEST_RATIO, square: bool = False
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Return the one view of an image that evaluation sees, without chance.
+
+    The shorter side is resized to round(size * ratio), anti-aliased, and the centre is cut (torchvision's rounding);
+    with `square` the whole photo is resized to size x size, its aspect not kept (the VOC07 SVM protocol).
+    `interpolation` is `bilinear` or `bicubic`. Raises ImageError where the image cannot be read.
+    """
+    height, width = record.size
+    tall, wide = (size, size) if square else _shorter_side((height, width), max(size, round(size * ratio)))
+    photo = np.array([0, 0, width, height], dtype=np.float32)
+    decoded = decode(record.read(), record.size, record.orientation, boxes_and_outputs=[(photo, min(tall, wide))])
+    x, y = round((wide - size) / 2.0), round((tall - size) / 2.0)
+    # Only the centre is computed: the whole of a photo 30,000 pixels wide and 20 high would be 100 million pixels.
+    centre = np.array([x, y, x + size, y + size]) * np.array([width / wide, height / tall] * 2)
+    left, top, right, bottom = decoded.locate(centre).tolist()
+    image = PIL.Image.fromarray(decoded.pixels)
+    return np.asarray(image.resize((size, size), _FILTERS[interpolation], (left, top, right, bottom)))
+
+
+def _shorter_side(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return (height, width) with the shorter side `short`; the longer is rounded down, as torchvision does."""
+    height, width = size
+    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
