@@ -29,7 +29,7 @@ def extract_features(
     source: Source,
     *,
     size: int,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | Int64[np.ndarray, " chosen"] | None = None,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     workers: int = 0,

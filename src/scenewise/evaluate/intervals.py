@@ -59,7 +59,7 @@ def bootstrap(statistic: Statistic, images: int, *, seed: int, resamples: int = 
 def paired_bootstrap(
     first: Statistic, second: Statistic, images: int, *, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Figure]:
-    """Return first minus second with intervals, for the figures both have; each resample is the same images for both."""
+    """Return first minus second with intervals, for the figures both have; both see the same resamples."""
 
     def difference(weights: Int[Tensor, "samples images"]) -> dict[str, Tensor]:
         left, right = first(weights), second(weights)

@@ -20,7 +20,7 @@ def source_labels(source: Source, part: str) -> Labels:
     labels = source.labels()
     if labels is None or not source.classes:
         raise UserError(
-            f"{part}: {source.spec} has no labels, which an evaluation needs; "
+            f"{part} data: {source.spec} has no labels, which an evaluation needs; "
             "use voc:, csv:, imagefolder:, cifar10: or synthetic:"
         )
     return labels
@@ -52,7 +52,7 @@ def choose_images(labels: Labels, *, limit: int | None, seed: int, part: str) ->
     """
     usable = np.flatnonzero(_has_label(labels))
     if len(usable) == 0:
-        raise UserError(f"{part}: none of the {len(labels)} images has a label")
+        raise UserError(f"{part} data: none of the {len(labels)} images has a label")
     if limit is None:
         return usable
     if limit < 1:
@@ -62,13 +62,13 @@ def choose_images(labels: Labels, *, limit: int | None, seed: int, part: str) ->
 
 
 def _has_label(labels: Labels) -> Bool[np.ndarray, " images"]:
-    usable: np.ndarray = labels >= 0 if labels.ndim == 1 else (labels >= 0).any(axis=1)
-    return usable
+    known: np.ndarray = labels >= 0
+    return known if known.ndim == 1 else np.logical_or.reduce(known, axis=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Both parts with the classes that can be judged; rows: which rows of the test part are left. notes: what is not."""
+    """Both parts with the classes that can be judged; rows: the test rows that are left; notes: what is not."""
 
     train: Part
     test: Part
@@ -112,7 +112,7 @@ def _positives(labels: Tensor, classes: int) -> Int64[np.ndarray, " classes"]:
 
 
 def _renumbered(part: Part, kept: Bool[np.ndarray, " classes"]) -> tuple[Part, Bool[Tensor, " images"]]:
-    """Return the part without the images of other classes, its labels counting the kept ones, and which rows are left."""
+    """Return the part without other classes' images, its labels renumbered, and which rows are left."""
     number = torch.from_numpy(np.where(kept, kept.cumsum() - 1, -1)).to(part.labels.device)
     labels = number[part.labels.long()]
     rows = labels >= 0

@@ -35,10 +35,11 @@ def rank(scores: Shaped[Tensor, " images"], relevant: Bool[Tensor, " images"]) -
         raise ValueError("scores: some are not a number, so they have no order")
     ordered = scores.sort(descending=True, stable=True)
     hits = relevant[ordered.indices]  # (N,)
-    _, group, sizes = ordered.values.unique_consecutive(return_inverse=True, return_counts=True)
-    group_end = sizes.cumsum(0) - 1  # the last place of each group
+    ends = torch.ones_like(hits)  # whether a place is the last of its group
+    ends[:-1] = ordered.values[1:] != ordered.values[:-1]
+    group = ends.cumsum(0) - ends.long()  # (N,) the group of each place, from 0
+    place = ends.nonzero()[:, 0][group][hits]  # (P,)
     hits_so_far = hits.cumsum(0)  # (N,)
-    place = group_end[group][hits]  # (P,)
     return Ranking(ordered.indices, ordered.indices[hits], place, hits_so_far[place] - 1)
 
 
@@ -75,7 +76,7 @@ def _eleven_points(
     found: Int[Tensor, "samples positives"],
     total: Int[Tensor, " samples"],
 ) -> Float64[Tensor, " samples"]:
-    """Return the mean over the recalls t/10 of the best precision where found / total >= t/10; NaN without positives."""
+    """Return the mean over recalls t/10 of the best precision where found / total >= t/10; NaN without positives."""
     if precision.shape[1] == 0:
         return torch.full_like(total, torch.nan, dtype=torch.float64)
     points = [torch.where(10 * found >= tenth * total[:, None], precision, 0.0).amax(dim=1) for tenth in range(11)]

@@ -56,27 +56,59 @@ def evaluate_backbone(
     many images of each part, a seeded choice among those with a label. Classes with fewer than `min_positives` training
     images or without a test image are left out (see `keep_classes`). `options` changes settings of protocols, for
     example `{"knn": {"k": 200, "temperature": 0.1}}`. `cache` keeps the features in the cache folder. `seed` decides
-    the choice of images, what the protocols draw, and the resamples of the intervals (`resamples` of them). UserError,
-    before any image is read, for an unknown protocol or setting, sources without labels or that do not fit each other;
-    later when no image can be read or every test image is a training image.
+    the choice of images, what the protocols draw, and the resamples of the intervals (`resamples` of them).
+    UserError, before any image is read, for an unknown protocol or setting, sources without labels or that do not fit
+    each other; later when no image can be read or every test image is a training image.
     """
-    chosen = _choose_protocols(protocols, options or {}) labels = {"train": source_labels(train_source, "data"), "test":
-    source_labels(test_source, "test data")} check_pair(train_source, test_source) key = weights_digest(backbone) if
-    cache else None found: dict[str, Features] = {} for part, source in (("train", train_source), ("test",
-    test_source)): found[part] = extract_features( backbone, source, size=size, indices=choose_images(labels[part],
-    limit=limit, seed=seed, part=part), batch_size=batch_size, device=device, workers=workers, progress=progress,
-    cache_key=key, mean=mean, std=std, ) shared = _shared_images(found["train"], found["test"]) parts = {part:
-    _part(found[part], labels[part], device) for part in found} judged = keep_classes(parts["train"], parts["test"],
-    train_source.classes, min_positives=min_positives) task = Task( train=judged.train, test=judged.test,
-    classes=judged.classes, multi_label=train_source.multi_label, seed=seed, resamples=resamples, ) outcomes = {name:
-    protocol.run(task, config) for name, (protocol, config) in chosen.items()} notes = [*train_source.notes,
-    *test_source.notes, *(note for part in found for note in _feature_notes(part, found[part]))] notes += [*shared,
-    *judged.notes, *(note for outcome in outcomes.values() for note in outcome.notes)] return Evaluation(
-    subject=subject, data=train_source.spec if data is None else data, protocols={name: outcome.figures for name,
-    outcome in outcomes.items()}, counts=_counts(task, found, labels), notes=tuple(dict.fromkeys(notes)),
-    skipped=found["train"].skipped + found["test"].skipped, statistics={name: task.statistic(outcome.scores) for name,
-    outcome in outcomes.items() if outcome.scores.numel()},
-    test_images=tuple(found["test"].digest[judged.rows.numpy()].tolist()), seed=seed, resamples=resamples, )
+    chosen = _choose_protocols(protocols, options or {})
+    sources = {"train": train_source, "test": test_source}
+    labels = {part: source_labels(source, part) for part, source in sources.items()}
+    check_pair(train_source, test_source)
+    images = {part: choose_images(labels[part], limit=limit, seed=seed, part=part) for part in sources}
+    key = weights_digest(backbone) if cache else None
+    found = {
+        part: extract_features(
+            backbone,
+            source,
+            size=size,
+            indices=images[part],
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            progress=progress,
+            cache_key=key,
+            mean=mean,
+            std=std,
+        )
+        for part, source in sources.items()
+    }
+    shared = _shared_images(found["train"], found["test"])
+    parts = {part: _part(found[part], labels[part], device) for part in found}
+    judged = keep_classes(parts["train"], parts["test"], train_source.classes, min_positives=min_positives)
+    task = Task(
+        train=judged.train,
+        test=judged.test,
+        classes=judged.classes,
+        multi_label=train_source.multi_label,
+        seed=seed,
+        resamples=resamples,
+    )
+    outcomes = {name: protocol.run(task, config) for name, (protocol, config) in chosen.items()}
+    notes = [note for source in sources.values() for note in source.notes]
+    notes += [note for part in found for note in _feature_notes(part, found[part])]
+    notes += [*shared, *judged.notes, *(note for outcome in outcomes.values() for note in outcome.notes)]
+    return Evaluation(
+        subject=subject,
+        data=train_source.spec if data is None else data,
+        protocols={name: outcome.figures for name, outcome in outcomes.items()},
+        counts=_counts(task, found, labels),
+        notes=tuple(dict.fromkeys(notes)),
+        skipped=found["train"].skipped + found["test"].skipped,
+        statistics={name: task.statistic(each.scores) for name, each in outcomes.items() if each.scores.numel()},
+        test_images=tuple(found["test"].digest[judged.rows.numpy()].tolist()),
+        seed=seed,
+        resamples=resamples,
+    )
 
 
 def _choose_protocols(names: Sequence[str], options: Options) -> dict[str, tuple[Protocol, Any]]:
@@ -84,6 +116,7 @@ def _choose_protocols(names: Sequence[str], options: Options) -> dict[str, tuple
     problems = [unknown_name("protocol", name, PROTOCOLS) for name in (*names, *options) if name not in PROTOCOLS]
     if not names:
         problems.append(f"protocol: none is named; known: {', '.join(PROTOCOLS)}")
+    problems += [f"protocol: {name!r} has settings but is not run" for name in options if name not in names]
     chosen = {}
     for name in dict.fromkeys(name for name in names if name in PROTOCOLS):
         protocol, given = load_protocol(name), dict(options.get(name, {}))
@@ -92,8 +125,7 @@ def _choose_protocols(names: Sequence[str], options: Options) -> dict[str, tuple
         try:
             chosen[name] = protocol, TypeAdapter(protocol.config).validate_python(given)
         except ValidationError as error:
-            problems += [f"{name}.{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in
-            error.errors()]
+            problems += [f"{name}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors() if e["loc"]]
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return chosen
@@ -120,7 +152,7 @@ def _feature_notes(part: str, found: Features) -> list[str]:
         named = ", ".join(f"{skip.key} ({skip.reason})" for skip in found.skipped[:NAMED_SKIPS])
         more = f" and {len(found.skipped) - NAMED_SKIPS} more" if len(found.skipped) > NAMED_SKIPS else ""
         total = len(found.skipped) + len(found.index)
-        notes.append(f"{part}: {len(found.skipped)} of {total} images could not be read and are left out: {named}{more}")
+        notes.append(f"{part}: {len(found.skipped)} of {total} images were unreadable and left out: {named}{more}")
     return notes
 
 

@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a protocol found: figures by metric name, sentences on how, and the test scores (N, C) behind the figures."""
+    """What a protocol found: figures by metric name, sentences on how, and the test scores (N, C) behind them."""
 
     figures: Mapping[str, Figure]
     notes: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ def multilabel_loss(
     temperature: float,
     reduction: str = "mean",
     valid: Bool[Tensor, " queue"] | Bool[Tensor, "batch queue"] | None = None,
-    logit_bias: float = 0.0,
+    logit_bias: float | Float[Tensor, "batch 1"] = 0.0,
     positives_only: bool = False,
 ) -> Float[Tensor, ""]:
     """Return the binary cross-entropy of the queries against every dictionary row (Eqs. 8, 9), the mean over the batch.

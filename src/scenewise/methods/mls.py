@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.errors import UserError
-from scenewise.losses import info_nce, knn_softmax, multilabel_loss, pseudo_labels
+from scenewise.losses import calibrated_bias, info_nce, knn_softmax, multilabel_loss, pseudo_labels
+from scenewise.losses.similarity import cosine_matrix
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
@@ -60,7 +61,7 @@ class MLS(Method):
         softmax_form: Literal["each_positive", "supervised_contrastive"] = "each_positive"  # of knn_softmax
         label_source: Space = "feature"  # which dictionary the labels come from (Table 7)
         logit_source: Space = "projection"  # which dictionary is the classifier (Table 7)
-        logit_bias: float = 0.0  # added to every logit; the paper has none
+        logit_bias: float | Literal["calibrated"] = 0.0  # added to every logit; the paper has none
         term_temperature: float | None = None  # of the extra term; None: the shared temperature
         momentum: float = 0.995  # of the teacher
         width: int = 256  # of the projection
@@ -160,9 +161,16 @@ class MLS(Method):
             temperature=temperature,
             reduction=config.reduction,
             valid=usable,
-            logit_bias=config.logit_bias,
+            logit_bias=self._bias(query, rows, temperature, usable),
             positives_only=config.variant == "bce_pos",
         )
+
+    @torch.no_grad()
+    def _bias(self, query: Tensor, rows: Tensor, temperature: float, usable: Tensor) -> float | Tensor:
+        """Return the constant offset of the logits, or the calibrated one of each query (B, 1)."""
+        if self.config.logit_bias != "calibrated":
+            return self.config.logit_bias
+        return calibrated_bias(cosine_matrix(query, rows) / temperature, k=self.config.k, valid=usable)
 
     @torch.no_grad()
     def _label_figures(

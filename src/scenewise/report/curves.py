@@ -130,10 +130,8 @@ def style(curve: Curve) -> tuple[str, str]:
 
 def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], figure: str) -> list[Curve]:
     found = [(run, *_curve(history, figure)) for run, history in histories.items()]
-    return [
-        Curve(
-            label=run, number=number, epochs=epochs, values=values
-        )  # a run keeps its colour where another has no curve
+    return [  # a run keeps its number, so its colour, where another run has no curve
+        Curve(label=run, number=number, epochs=epochs, values=values)
         for number, (run, epochs, values) in enumerate(found)
         if len(epochs)
     ]

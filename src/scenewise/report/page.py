@@ -16,13 +16,12 @@ from markupsafe import Markup
 from scenewise.report.curves import Panel, draw, panels, style
 from scenewise.report.records import ComparisonTable, Interval, RunRecord, read_run
 from scenewise.report.trend import comparison, last_figures, series, summary
-from scenewise.report.verdict import Advice, Level, sentences, show
+from scenewise.report.verdict import Advice, Level, sentences
 
 __all__ = ["Sheet", "read_run", "write_report"]
 
 SKIPPED_SHOWN = 50
 LEVEL_WORDS: Mapping[Level, str] = {"ok": "Healthy", "warn": "Worth a look", "alarm": "Something is wrong"}
-SHARES = ("health/effective_rank_share", "queue/fill", "labels/", "data_wait")  # figures shown in percent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +78,6 @@ def write_report(
         skipped_shown=SKIPPED_SHOWN,
         whisker=_whisker,
         best=_best,
-        shown=_shown,
     )
     out.write_bytes(page.encode("utf-8", errors="replace"))  # a file name need not be valid Unicode
 
@@ -140,14 +138,10 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _legend(panel: Panel) -> list[tuple[str, str, str]]:
-    """Return (label, colour, line style) of each curve; nothing to tell apart in a panel of one curve."""
-    if len(panel.curves) < 2:
+    """Return (label, colour, line style) of each curve; a first curve alone in its panel needs no name."""
+    if len(panel.curves) < 2 and panel.curves[0].number == 0:
         return []
     return [(curve.label, *style(curve)) for curve in panel.curves]
-
-
-def _shown(advice: Advice) -> str:
-    return show(advice.value, "share" if advice.figure.startswith(SHARES) else "number")
 
 
 def _best(table: ComparisonTable, column: tuple[str, str]) -> float:

@@ -70,7 +70,7 @@ class ComparisonTable:
                 for metric, figure in metrics.items():
                     columns[protocol, metric] = None
                     cells[result["subject"], protocol, metric] = Interval(
-                        value=figure["value"], low=figure["low"], high=figure["high"]
+                        value=float(figure["value"]), low=float(figure["low"]), high=float(figure["high"])
                     )
         notes = [note for result in results for note in _notes(result.get("notes", ()))]
         return cls(

@@ -13,11 +13,12 @@ Unit = Literal["number", "share", "steps"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """What one figure says: `healthy` is its range in words, `sentence` a whole sentence with what to try."""
+    """What one figure says: `shown` is its value, `healthy` its range in words, `sentence` tells it and what to try."""
 
     level: Level
     figure: str
     value: float
+    shown: str
     healthy: str
     sentence: str
 
@@ -47,7 +48,7 @@ class Rule:
             sentence = f"{self.quantity} {told} is healthy ({bound})"
         else:
             sentence = f"{self.trouble}: {self.quantity} {told}, healthy {bound}; try {remedy or self.remedy}"
-        return Advice(level=level, figure=self.figure, value=value, healthy=bound, sentence=sentence)
+        return Advice(level=level, figure=self.figure, value=value, shown=told, healthy=bound, sentence=sentence)
 
     def _level(self, value: float) -> Level:
         sign = 1 if self.good == "above" else -1
@@ -109,7 +110,7 @@ RULES: tuple[Rule, ...] = (
         good="below",
         # Rows of mean age 500 go back 1,000 steps: the memory 1 / (1 - m) of MoCo's teacher, m = 0.999. MoCo's own
         # queue (65,536 rows, batch 256) has a mean age of 128.
-        healthy=500,
+        healthy=500.0,
         alarm=None,
         trouble="the dictionary holds rows of a teacher that has since changed",
         remedy="a shorter dictionary (method.dictionary_size), a larger batch, a slower teacher (method.momentum)",
@@ -119,7 +120,9 @@ RULES: tuple[Rule, ...] = (
         figure="queue/fill",
         quantity="share of rows written",
         good="above",
-        healthy=1.0,  # an epoch writes a row an image: only a dictionary longer than the data has empty rows after one
+        # An epoch writes a row an image, so only a dictionary longer than the data has empty rows after one.
+        # All rows is the healthy state; 0.99 leaves out what is rounded away.
+        healthy=0.99,
         alarm=None,
         trouble="the dictionary is not full after a whole epoch: it is longer than the data",
         remedy="at most a tenth of the number of images (method.dictionary_size)",
@@ -172,14 +175,14 @@ GRADIENT_RATIO = 10.0  # beyond, the weaker term is less than a tenth of the pus
 GRADIENT_ALARM = 100.0
 
 
-def sentences(figures: Mapping[str, float], *, method: str) -> list[Advice]:
+def sentences(figures: Mapping[str, float | int], *, method: str) -> list[Advice]:
     """Return the advice for every figure that has a healthy range, the gravest first.
 
     figures: one epoch's, by their names in metrics.jsonl; unknown names are passed over, missing ones are fine.
     method: its name; what to try against a collapse depends on it.
     """
-    advice = [_not_finite(name, value) for name, value in figures.items() if not math.isfinite(value)]
-    finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+    advice = [_not_finite(name, float(value)) for name, value in figures.items() if not math.isfinite(value)]
+    finite = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
     for rule in RULES:
         if rule.figure in finite:
             remedy = COLLAPSE_REMEDIES.get(method) if rule is SPREAD else None
@@ -203,6 +206,7 @@ def _not_finite(name: str, value: float) -> Advice:
         level="alarm",
         figure=name,
         value=value,
+        shown=str(value),
         healthy="finite",
         sentence=f"the run has broken down: {name} is {value}; try a lower learning rate (--lr) or --precision 32",
     )
@@ -217,13 +221,13 @@ def _gradients(norms: Mapping[str, float]) -> list[Advice]:
             told = (
                 f"the term {name.removeprefix('grad/')} gives no gradient: {cause}; try a look at the method's settings"
             )
-            advice.append(Advice(level="warn", figure=name, value=norm, healthy="above 0", sentence=told))
+            advice.append(Advice(level="warn", figure=name, value=norm, shown="0", healthy="above 0", sentence=told))
     moving = {name: norm for name, norm in norms.items() if norm > 0}
     if len(moving) < 2:
         return advice
     strong, weak = max(moving, key=moving.__getitem__), min(moving, key=moving.__getitem__)
     rule = Rule(
-        figure=strong,
+        figure=f"{strong} : {weak}",
         quantity="ratio of gradient norms",
         good="below",
         healthy=GRADIENT_RATIO,

@@ -99,7 +99,7 @@ def read_facts(file: Path, base: bytes) -> dict[str, object] | None:
             table = reader.read_all()
             metadata = reader.schema.metadata
         for path, mtime_ns in zip(table["path"], table["mtime_ns"], strict=True):
-            if os.stat(base + path.as_py()).st_mtime_ns != mtime_ns.as_py():
+            if os.stat(base + path.as_py()).st_mtime_ns != mtime_ns.as_py():  # noqa: PTH116 - bytes
                 return None
         facts = json.loads(metadata[b"facts"])
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):

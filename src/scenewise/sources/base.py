@@ -49,7 +49,7 @@ class Source(ABC):
 
     @abstractmethod
     def labels(self) -> Labels | None:
-        """Return all labels, (N,) class numbers or (N, C) of 1 present, 0 absent, -1 not judged; None without labels."""
+        """Return (N,) class numbers, or (N, C) of 1 present, 0 absent, -1 not judged, or None without labels."""
 
 
 @runtime_checkable

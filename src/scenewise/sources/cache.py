@@ -20,7 +20,9 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cache: cannot make {folder} ({error.strerror}); set SCENEWISE_CACHE to another folder") from None
+        raise UserError(
+            f"cache: cannot make {folder} ({error.strerror}); set SCENEWISE_CACHE to another folder"
+        ) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"cache: {folder} is not writable; set SCENEWISE_CACHE to another folder")
     return folder.absolute()

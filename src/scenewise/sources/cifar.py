@@ -83,10 +83,12 @@ def _find(root: Path, split: str) -> tuple[Path, ...]:
             if not missing:
                 return files
             if len(missing) < len(files):
-                raise UserError(f"data: {folder} has no {', '.join(missing)}; {split} is made of {_PARTS[split]}{ending}")
+                raise UserError(
+                    f"data: {folder} has no {', '.join(missing)}; {split} is made of {len(files)} such files"
+                )
     first, last = _PARTS[split][0], _PARTS[split][-1]
     names = first if first == last else f"{first} .. {last[-1]}"
     raise UserError(
-        f"data: no {split} files of CIFAR-10 in {root}: expected {names} with .bin (binary), .npz (jpeg, offset, label), "
-        "or no ending (pickles)"
+        f"data: no {split} files of CIFAR-10 in {root}: expected {names} with .bin (binary), "
+        ".npz (jpeg, offset, label), or no ending (pickles)"
     )

@@ -59,7 +59,8 @@ class CsvSource(Source):
 
     def labels(self) -> Labels | None:
         """Return (N,) class numbers, or (N, C) int8 of 1 and 0 when an image may have several classes."""
-        return self._labels
+        labels: Labels = self._labels
+        return labels
 
 
 class _Table:
@@ -95,7 +96,9 @@ class _Table:
         missing = [name for name in ("image", "labels") if name not in (rows.fieldnames or ())]
         if missing:
             found = ",".join(rows.fieldnames or ()) or "nothing"
-            raise UserError(f"data: {file} has no column {' and '.join(missing)}; the header must be image,labels, not {found}")
+            raise UserError(
+                f"data: {file} has no column {' and '.join(missing)}; the header must be image,labels, not {found}"
+            )
         for row in rows:
             line, name = rows.line_num, (row["image"] or "").strip()
             path = os.fsencode(os.path.normpath(name))
@@ -103,7 +106,7 @@ class _Table:
                 problems.add(f"data: {file}, line {line}: no image named")
             elif path in seen:
                 problems.add(f"data: {file}, line {line}: {name} is already in line {seen[path]}")
-            elif not os.path.isfile(os.path.join(os.fsencode(self.root), path)):
+            elif not (self.root / os.fsdecode(path)).is_file():
                 problems.add(f"data: {file}, line {line}: no such image: {name} (in {self.root})")
             seen.setdefault(path, line)
             labels = {label.strip() for label in (row["labels"] or "").split(";")} - {""}
@@ -124,7 +127,8 @@ class _Table:
         number[[self._known[name] for name in self.classes]] = np.arange(len(self.classes))
         rows, names = np.frombuffer(self._rows, np.int64), number[np.frombuffer(self._names, np.int64)]
         if not self.multi:
-            return names
+            single: np.ndarray = names
+            return single
         labels = np.zeros((len(self.paths), len(self.classes)), np.int8)
         labels[rows, names] = 1
         return labels

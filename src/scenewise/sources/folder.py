@@ -1,4 +1,4 @@
-"""`folder:` and `imagefolder:`: photos in a folder, nested at any depth; without labels, or one class per top folder."""
+"""`folder:` and `imagefolder:`: photos in a folder, nested at any depth; without labels, or a class per folder."""
 
 from __future__ import annotations
 
@@ -85,10 +85,14 @@ class ImageFolderSource(Source):
             notes.append(f"{loose} images in no class's folder were left out.")
         empty = np.flatnonzero(np.bincount(self._labels, minlength=len(self.classes)) == 0)
         if len(empty):
-            notes.append(f"No readable image of {len(empty)} classes: " + ", ".join(self.classes[i] for i in empty[:10]))
+            notes.append(
+                f"No readable image of {len(empty)} classes: " + ", ".join(self.classes[i] for i in empty[:10])
+            )
         if {"train", "val", "test"}.issuperset(self.classes):
             inner = f"imagefolder:{printable(self._index.base)}{self.classes[0]}"
-            notes.append(f"The classes are called {', '.join(self.classes)}; if these are splits, name {inner} instead.")
+            notes.append(
+                f"The classes are called {', '.join(self.classes)}; if these are splits, name {inner} instead."
+            )
         return notes
 
     @property

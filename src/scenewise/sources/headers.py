@@ -10,13 +10,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 from PIL.ExifTags import Base
 
 from scenewise.errors import ImageError
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff")  # compared in lower case
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF")  # MPO is what phones write into .jpg files
+_FILES = (
+    JpegImagePlugin.JpegImageFile,
+    MpoImagePlugin.MpoImageFile,  # what some cameras and phones write into .jpg files
+    PngImagePlugin.PngImageFile,
+    WebPImagePlugin.WebPImageFile,
+    BmpImagePlugin.BmpImageFile,
+    TiffImagePlugin.TiffImageFile,
+)
+FORMATS = tuple(file.format for file in _FILES)  # PIL knows only the formats whose modules are imported
 MAX_SIDE = 65_500  # pixels: libjpeg's limit on a side (JPEG_MAX_DIMENSION)
 MAX_PIXELS = 2**28  # 0.8 GB of RGB bytes
 
@@ -52,16 +69,16 @@ def read_header(path: bytes) -> Header:
     """Return size, time, dimensions and orientation of an image file, or the reason why it cannot be used."""
     size, mtime_ns = -1, -1
     try:
-        status = os.stat(path)  # before opening: opening a pipe would wait for ever
+        status = os.stat(path)  # noqa: PTH116 - bytes; before opening, as opening a pipe would wait for ever
         size, mtime_ns = status.st_size, status.st_mtime_ns
         if not stat.S_ISREG(status.st_mode):
             return Header(size, mtime_ns, reason="not a regular file")
         if size == 0:
             return Header(size, mtime_ns, reason="empty file")
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123
             height, width, orientation = _dimensions(file)
     except FileNotFoundError:
-        reason = "broken link" if os.path.islink(path) else "the file is gone"
+        reason = "broken link" if os.path.islink(path) else "the file is gone"  # noqa: PTH114
         return Header(size, mtime_ns, reason=reason)
     except UnidentifiedImageError:
         return Header(size, mtime_ns, reason="no readable JPEG, PNG, WebP, BMP or TIFF header")
@@ -70,8 +87,7 @@ def read_header(path: bytes) -> Header:
         return Header(size, mtime_ns, reason=reason)
     except Exception as error:  # PIL's plugins raise whatever their parsing of a stranger's bytes runs into
         return Header(size, mtime_ns, reason=f"broken header: {type(error).__name__}: {error}")
-    reason = _refusal(height, width)
-    return Header(size, mtime_ns, height, width, orientation, reason)
+    return Header(size, mtime_ns, height, width, orientation, _refusal(height, width))
 
 
 def _dimensions(file: BinaryIO) -> tuple[int, int, int]:
@@ -109,19 +125,19 @@ class FileReader:
     """Returns the bytes of a file that must still be the one that was indexed: same size, same modification time."""
 
     path: bytes
-    bytes: int
+    length: int
     mtime_ns: int
 
     def __call__(self) -> bytes:
         """Read the file; ImageError when it is gone, unreadable, or changed since it was indexed."""
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb") as file:  # noqa: PTH123 - a Path cannot hold bytes
                 status = os.fstat(file.fileno())
-                if (status.st_size, status.st_mtime_ns) != (self.bytes, self.mtime_ns):
+                if (status.st_size, status.st_mtime_ns) != (self.length, self.mtime_ns):
                     raise ImageError("changed since it was indexed; use --reindex")
                 content = file.read()
         except OSError as error:
             raise ImageError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
-        if len(content) != self.bytes:
+        if len(content) != self.length:
             raise ImageError("changed while it was read; use --reindex")
         return content

@@ -42,7 +42,9 @@ class FileIndex:
             with pa.memory_map(str(self.file)) as source:
                 table = pa.ipc.open_file(source).read_all()
         except OSError:
-            raise UserError(f"data: the index of {printable(self.base)} was remade by another process; start again") from None
+            raise UserError(
+                f"data: the index of {printable(self.base)} was remade by another process; start again"
+            ) from None
         if table.num_rows != self.facts["rows"]:
             raise pa.ArrowInvalid("not the table this index was made with")
         self._paths = table["path"].chunks
@@ -132,8 +134,8 @@ def listed_index(
     It is reused while the list is the same and the modification times of the folders of its files are.
     """
     root = os.fsencode(os.path.realpath(base)).rstrip(b"/") + b"/"
-    folders = {os.path.dirname(path): None for path in paths}
-    times = [(folder, os.stat(root + folder).st_mtime_ns) for folder in folders]
+    folders = {os.path.dirname(path): None for path in paths}  # noqa: PTH120 - a Path cannot hold bytes
+    times = [(folder, os.stat(root + folder).st_mtime_ns) for folder in folders]  # noqa: PTH116
     listed = hashlib.blake2b(b"\0".join(paths), digest_size=16).hexdigest()
     facts: Facts = {"listed": listed, "hidden": 0, "loops": 0, "endings": {}}
     found = (Found(path) for path in paths)

@@ -18,7 +18,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "csv": "a table with the header image,labels (labels split by ;); ?root= ?multi=1",
         "imagefolder": "one folder per class, photos nested at any depth below",
         "cifar10": "CIFAR-10 as binary files, npz parts or pickles; ?split=",
-        "synthetic": "generated scenes of textured objects with labels, boxes and masks: synthetic:2000; ?seed= ?split=",
+        "synthetic": "generated scenes of textured objects, labels, boxes and masks: synthetic:2000; ?seed= ?split=",
     }
 )
 

@@ -21,8 +21,8 @@ class VocSource(Source):
     """One split of one year, in the order of its list. Key: the image's path from the folder that holds VOCdevkit.
 
     Image labels come from `ImageSets/Main/<class>_<split>.txt` (there 1 is present, 0 only difficult ones, -1 absent),
-    else from the objects: present if one is not difficult, -1 (not judged) if all are. The splits are trainval and test,
-    as the VOC development kit has them. Boxes are those of the files as stored, so an EXIF rotation is not applied.
+    else from the objects: present if one is not difficult, -1 (not judged) if all are. Boxes are those of
+    the files as stored, so an EXIF rotation is not applied.
     """
 
     def __init__(self, spec: Spec, *, split: str | None, reindex: bool, progress: Progress | None) -> None:

@@ -43,14 +43,20 @@ def year_folder(root: Path, year: str) -> Path:
         raise UserError(f"data: no such folder: {root}")
     kit = root / "VOCdevkit"
     if not kit.is_dir():
-        hint = f"; did you mean voc:{root.parent}?" if root.name == "VOCdevkit" or root.parent.name == "VOCdevkit" else ""
-        raise UserError(f"data: voc:{root} must be the folder that holds VOCdevkit/VOC{year}, and it has no VOCdevkit{hint}")
+        hint = (
+            f"; did you mean voc:{root.parent}?" if root.name == "VOCdevkit" or root.parent.name == "VOCdevkit" else ""
+        )
+        raise UserError(
+            f"data: voc:{root} must be the folder that holds VOCdevkit/VOC{year}, and it has no VOCdevkit{hint}"
+        )
     if not (kit / f"VOC{year}").is_dir():
         years = sorted(path.name.removeprefix("VOC") for path in kit.glob("VOC*") if path.is_dir())
         raise UserError(unknown_name("data: option year of voc:", year, years) + f" (in {kit})")
     for part in ("JPEGImages", "ImageSets/Main"):
         if not (kit / f"VOC{year}" / part).is_dir():
-            raise UserError(f"data: {kit / f'VOC{year}'} has no {part}; a VOC folder has JPEGImages, ImageSets/Main, Annotations")
+            raise UserError(
+                f"data: {kit / f'VOC{year}'} has no {part}; a VOC folder has JPEGImages, ImageSets/Main, Annotations"
+            )
     return kit / f"VOC{year}"
 
 
@@ -59,7 +65,11 @@ def read_split(folder: Path, split: str) -> list[str]:
     lists = folder / "ImageSets" / "Main"
     file = lists / f"{split}.txt"
     if "/" in split or not file.is_file():
-        names = [path.stem for path in lists.glob("*.txt") if path.stem.split("_")[0] not in CLASSES or path.stem in ("train",)]
+        names = [
+            path.stem
+            for path in lists.glob("*.txt")
+            if path.stem.split("_")[0] not in CLASSES or path.stem in ("train",)
+        ]
         raise UserError(unknown_name("data: option split of voc:", split, names))
     ids, seen, problems = [], dict[str, int](), Problems()
     for line, text in enumerate(_lines(file), start=1):
@@ -147,7 +157,9 @@ def _parse(file: Path) -> list[LabelledBox]:
         try:
             left, top, right, bottom = (float(end or "") for end in ends)
         except ValueError:
-            raise ValueError(f"object {position}: bndbox needs the numbers xmin, ymin, xmax, ymax, not {ends}") from None
+            raise ValueError(
+                f"object {position}: bndbox needs the numbers xmin, ymin, xmax, ymax, not {ends}"
+            ) from None
         if not all(map(math.isfinite, (left, top, right, bottom))):
             raise ValueError(f"object {position}: the box {ends} is not finite")
         difficult = element.findtext("difficult", "0").strip() == "1"

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 from scenewise.sources.headers import ENDINGS
@@ -72,9 +73,9 @@ class Walk:
 
     def _follow(self, path: bytes, above: set[tuple[int, int]]) -> bool:
         full = (self.root + path).rstrip(b"/")
-        if not os.path.islink(full):
+        if not os.path.islink(full):  # noqa: PTH114 - a Path cannot hold bytes
             return True
-        status = os.stat(full)
+        status = os.stat(full)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
         self._through_links[identity] += 1
         if identity in above or self._through_links[identity] > _MAX_WALKS:
@@ -84,7 +85,7 @@ class Walk:
 
     def _enter(self, path: bytes) -> _Frame:
         full = self.root + path
-        status = os.stat(full)
+        status = os.stat(full)  # noqa: PTH116
         if 0 <= time.time_ns() - status.st_mtime_ns < _TICK_NS:  # a change right after listing must show in the time
             time.sleep(_TICK_NS / 1e9)
         names = self._list(full)
@@ -102,6 +103,6 @@ class Walk:
                 elif entry.name.lower().endswith(_ENDINGS):
                     names.append(entry.name)
                 else:
-                    self.endings[os.path.splitext(printable(entry.name))[1].lower() or "(none)"] += 1
+                    self.endings[PurePath(printable(entry.name)).suffix.lower() or "(none)"] += 1
         names.sort()
         return names

@@ -99,8 +99,8 @@ def crop_and_resize(
     Only pixels under the box are read. Its edges may be fractions of a pixel; a crop that is enlarged is cut at whole
     pixels. A box that is empty or outside gives the pixels nearest to it.
     """
-    height, width = image.shape[:2]
-    left, top = min(max(float(box[0]), 0.0), width - 1.0), min(max(float(box[1]), 0.0), height - 1.0)
+    height, width = map(float, image.shape[:2])
+    left, top = min(max(float(box[0]), 0.0), width - 1), min(max(float(box[1]), 0.0), height - 1)
     right, bottom = min(max(float(box[2]), left + 1), width), min(max(float(box[3]), top + 1), height)
     if right - left <= size and bottom - top <= size:
         crop = image[_round(top) : _round(bottom), _round(left) : _round(right)]

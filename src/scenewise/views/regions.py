@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -25,6 +25,7 @@ Regions = dict[str, np.ndarray]  # slot -> (count, 4) float32 boxes x1, y1, x2, 
 ATTEMPTS = 10  # torchvision's RandomResizedCrop, before it falls back to the central crop
 
 
+@runtime_checkable
 class RegionPolicy(Protocol):
     """Fills slots with boxes: a pure function of its arguments; the generator is the only source of chance."""
 

@@ -1,4 +1,4 @@
-"""Linear probe: one linear layer on frozen features of the test transform, its settings chosen within the training part.
+"""Linear probe: one linear layer on frozen features, its settings chosen within the training part.
 
 Softmax cross-entropy where an image has one class, a sigmoid and binary cross-entropy per class where it may have
 several (labels that are not judged do not count). The whole grid of learning rates and weight decays is trained at
@@ -50,12 +50,13 @@ class Standardise:
     @classmethod
     def fit(cls, features: Float[Tensor, "images features"]) -> Standardise:
         """Return the map under which these features have mean 0, deviation 1 and a mean squared length of 1."""
-        deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
+        deviation, mean = torch.std_mean(features, dim=0, correction=0)
         varies = deviation > 1e-6 * deviation.amax().clamp_min(torch.finfo(torch.float32).tiny)
         scale = torch.where(varies, 1 / deviation, 0.0) / math.sqrt(features.shape[1])
-        return cls(mean.to(features.dtype), scale.to(features.dtype))
+        return cls(mean, scale)
 
     def __call__(self, features: Float[Tensor, "images features"]) -> Float[Tensor, "images features"]:
+        """Return the features on that scale."""
         return (features - self.mean) * self.scale
 
 
@@ -71,14 +72,14 @@ class Layers:
     def __call__(self, features: Float[Tensor, "images features"]) -> Float[Tensor, "points images classes"]:
         """Return the logits of each grid point."""
         logits = torch.addmm(self.bias, self.standardise(features), self.weight)
-        return logits.unflatten(1, (self.points, -1)).movedim(1, 0)
+        return logits.reshape(len(features), self.points, -1).movedim(1, 0)
 
 
 Point = tuple[float, float]  # learning rate, weight decay
 
 
 def run(task: Task, config: Config) -> Outcome:
-    """Choose learning rate and weight decay within the training part, learn on all of it, score the test images once."""
+    """Choose the settings within the training part, learn on all of it with them, score the test images once."""
     grid = [(rate, decay) for decay in config.weight_decays for rate in config.learning_rates]
     if not grid:
         raise UserError("linear: learning_rates and weight_decays must each hold at least one value")
@@ -125,14 +126,14 @@ def judge(scores: Float[Tensor, "images classes"], labels: Shaped[Tensor, "image
 
 
 def hold_out(labels: Shaped[Tensor, "images ..."], *, share: float, seed: int) -> Bool[Tensor, " images"]:
-    """Return a seeded mask of about that share of the images: of each class where an image has one, else of them all."""
+    """Return a seeded mask of about that share of the images, class by class where an image has one class."""
     chance = keys.generator(seed, "linear", "held out")
     order = torch.from_numpy(chance.permutation(len(labels))).to(labels.device)
     held = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     if labels.dim() == 2:
         held[order[: round(share * len(labels))]] = True
         return held
-    for number in labels.unique():
+    for number in labels.long().bincount().nonzero()[:, 0]:
         members = order[labels[order] == number]
         held[members[: round(share * len(members))]] = True
     return held
@@ -157,7 +158,7 @@ def fit(part: Part, grid: list[Point], classes: int, *, seed: int, config: Confi
     for step, rows in enumerate(_batches(images, batch, steps, seed=seed)):
         rows = rows.to(features.device)
         inputs = features[rows]  # (B, G)
-        logits = torch.addmm(bias, inputs, weight).unflatten(1, (points, classes))  # (B, points, C)
+        logits = torch.addmm(bias, inputs, weight).reshape(-1, points, classes)  # (B, points, C)
         errors = _errors(logits, part.labels[rows]).flatten(1) / len(rows)  # (B, points * C)
         rate = rates * (0.5 * (1 + math.cos(math.pi * step / steps)))
         weight_slope = torch.addmm(weight * decays, inputs.T, errors)
@@ -171,7 +172,7 @@ def fit(part: Part, grid: list[Point], classes: int, *, seed: int, config: Confi
 def _errors(
     logits: Float[Tensor, "batch points classes"], labels: Int[Tensor, " batch"] | Int[Tensor, "batch classes"]
 ) -> Float[Tensor, "batch points classes"]:
-    """Return the gradient of each image's loss with respect to its logits: probability minus target, 0 if not judged."""
+    """Return the gradient of each image's loss by its logits: probability minus target, 0 where not judged."""
     if labels.dim() == 1:
         return logits.softmax(dim=2) - F.one_hot(labels.long(), logits.shape[2]).to(logits.dtype)[:, None]
     targets = labels.to(logits.dtype)[:, None]  # (B, 1, C)

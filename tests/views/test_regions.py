@@ -1,0 +1,151 @@
+"""Boxes before pixels: the scene policy against torchvision's random resized crop, and what every policy must hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2 as v2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scenewise import keys
+from scenewise.errors import UserError
+from scenewise.views.augmentations import AUGMENTATIONS, RATIO, augmentation
+from scenewise.views.regions import POLICIES, Scene, policy, random_resized_crop
+from scenewise.views.slots import Slot, scale_slots
+
+SIDES = st.integers(1, 3000)
+SLOTS = {
+    "query": Slot(augmentation="moco"),
+    "small": Slot(augmentation="simclr", size=96, count=3, scale=(0.05, 0.14)),
+}
+
+
+def torchvision_crops(size: tuple[int, int], scale: tuple[float, float], count: int) -> np.ndarray:
+    """(count, 4) boxes drawn by torchvision itself."""
+    torch.manual_seed(0)
+    transform, image = v2.RandomResizedCrop(8, scale=scale), torch.empty(3, *size)
+    drawn = [transform.make_params([image]) for _ in range(count)]
+    return np.array([[d["left"], d["top"], d["left"] + d["width"], d["top"] + d["height"]] for d in drawn])
+
+
+def describe(boxes: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    wide, tall = (boxes[:, 2:] - boxes[:, :2]).T
+    return {
+        "scale": wide * tall / (size[0] * size[1]),
+        "aspect": np.log(wide / tall),
+        "x": (boxes[:, 0] + boxes[:, 2]) / 2 / size[1],
+        "y": (boxes[:, 1] + boxes[:, 3]) / 2 / size[0],
+        "left": boxes[:, 0] / size[1],
+        "bottom": boxes[:, 3] / size[0],
+    }
+
+
+@pytest.mark.parametrize("size", [(427, 640), (300, 300), (900, 300), (100, 1000)])
+@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.08, 1.0), (0.05, 0.14)])
+def test_scene_crops_are_torchvisions(size: tuple[int, int], scale: tuple[float, float]) -> None:
+    """Means, spreads and nine deciles of area, aspect and place; 4,000 draws of each, 5 standard errors allowed.
+
+    The last two sizes are so long that many draws fail and some crops are the central ones.
+    """
+    count = 4000
+    generator = np.random.default_rng(1)
+    window = (0, 0, size[1], size[0])
+    ours = np.array([random_resized_crop(window, scale=scale, generator=generator) for _ in range(count)])
+    theirs = torchvision_crops(size, scale, count)
+    reference = describe(theirs, size)
+    for name, found in describe(ours, size).items():
+        expected = reference[name]
+        error = 5 * max(expected.std(), 1e-3) * (2 / count) ** 0.5
+        assert abs(found.mean() - expected.mean()) <= error, name
+        assert abs(found.std() - expected.std()) <= error, name
+        # Kolmogorov-Smirnov: the two-sample limit at p = 1e-6 is 2.7 / sqrt(count / 2)
+        grid = np.sort(np.concatenate([found, expected]))
+        cumulated = [np.searchsorted(np.sort(sample), grid, side="right") / count for sample in (found, expected)]
+        assert abs(cumulated[0] - cumulated[1]).max() <= 2.7 / (count / 2) ** 0.5, name
+
+
+def test_fallback_is_the_central_crop_of_torchvision() -> None:
+    for height, width in ((10, 1000), (1000, 10), (7, 31), (1, 50), (50, 1), (1, 1)):
+        box = random_resized_crop((0, 0, width, height), scale=(3.0, 3.0), generator=np.random.default_rng(0))
+        expected = torchvision_crops((height, width), (3.0, 3.0), 1)[0]
+        assert box == tuple(expected), (height, width)
+
+
+@settings(max_examples=150, deadline=None)
+@given(left=SIDES, top=SIDES, width=SIDES, height=SIDES, low=st.floats(0.01, 1), seed=st.integers(0, 2**32))
+def test_a_crop_lies_in_its_window_and_in_its_ranges(
+    left: int, top: int, width: int, height: int, low: float, seed: int
+) -> None:
+    window = (left, top, left + width, top + height)
+    box = random_resized_crop(window, scale=(low, 1.0), generator=np.random.default_rng(seed))
+    x1, y1, x2, y2 = box
+    assert left <= x1 < x2 <= left + width and top <= y1 < y2 <= top + height
+    if min(x2 - x1, y2 - y1) > 20:  # whole pixels change an aspect by up to one in twenty there
+        assert RATIO[0] * 0.95 <= (x2 - x1) / (y2 - y1) <= RATIO[1] * 1.05
+        if width / height < RATIO[1] and height / width < RATIO[1]:
+            assert (x2 - x1) * (y2 - y1) >= low * width * height * 0.9
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=SIDES, width=SIDES, seed=st.integers(0, 2**32))
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_fills_every_slot_inside_the_image(name: str, height: int, width: int, seed: int) -> None:
+    boxes = policy(name)((height, width), None, SLOTS, np.random.default_rng(seed))
+    again = policy(name)((height, width), None, SLOTS, np.random.default_rng(seed))
+    assert list(boxes) == list(SLOTS)
+    for slot, found in boxes.items():
+        assert found.shape == (SLOTS[slot].count, 4) and found.dtype == np.float32
+        assert (found[:, :2] >= 0).all() and (found[:, 2:] <= (width, height)).all()
+        assert (found[:, 2:] - found[:, :2] >= 1).all()
+        assert np.array_equal(found, again[slot])
+
+
+def test_scene_ignores_proposals_and_global_chance() -> None:
+    boxes = np.array([[1, 2, 50, 60]], np.float32)
+    np.random.seed(1)  # noqa: NPY002 - the global state is what must not matter
+    first = Scene()((100, 200), boxes, SLOTS, keys.generator(0, "regions", 0, 7))
+    np.random.seed(2)  # noqa: NPY002
+    torch.manual_seed(5)
+    second = Scene()((100, 200), None, SLOTS, keys.generator(0, "regions", 0, 7))
+    assert all(np.array_equal(first[name], second[name]) for name in SLOTS)
+
+
+def test_slots_scale_overrides_the_augmentations() -> None:
+    generator = np.random.default_rng(0)
+    drawn = [Scene()((500, 500), None, SLOTS, generator) for _ in range(300)]
+    areas = {name: np.concatenate([describe(d[name], (500, 500))["scale"] for d in drawn]) for name in SLOTS}
+    assert 0.2 * 0.98 <= areas["query"].min() and areas["query"].max() > 0.8
+    assert 0.05 * 0.97 <= areas["small"].min() and areas["small"].max() <= 0.14 * 1.03
+
+
+def test_names() -> None:
+    assert policy("scene") == Scene()
+    with pytest.raises(UserError, match=r"crops: unknown name 'scenes'. Did you mean 'scene'\?"):
+        policy("scenes")
+    with pytest.raises(UserError, match=r"augmentation: unknown name 'mocov2'. Did you mean 'moco'\?"):
+        augmentation("mocov2")
+    assert {"moco", "simclr", "byol-first", "byol-second", "weak"} <= set(AUGMENTATIONS)
+
+
+def test_the_papers_numbers() -> None:
+    """The table of the papers, written a second time: crop, flip, jitter p and strengths, grey, blur, solarise."""
+    table = {
+        "moco": (0.2, 0.5, 0.8, (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, 0.0),
+        "simclr": (0.08, 0.5, 0.8, (0.8, 0.8, 0.8, 0.2), 0.2, 0.5, 0.0),
+        "byol-first": (0.08, 0.5, 0.8, (0.4, 0.4, 0.2, 0.1), 0.2, 1.0, 0.0),
+        "byol-second": (0.08, 0.5, 0.8, (0.4, 0.4, 0.2, 0.1), 0.2, 0.1, 0.2),
+        "weak": (0.2, 0.5, 0.0, (0.0, 0.0, 0.0, 0.0), 0.0, 0.0, 0.0),
+    }
+    for name, expected in table.items():
+        a = AUGMENTATIONS[name]
+        strengths = (a.brightness, a.contrast, a.saturation, a.hue)
+        assert (a.scale[0], a.flip, a.jitter, strengths, a.grey, a.blur, a.solarise) == expected
+        assert (a.scale[1], a.ratio, a.blur_sigma, a.solarise_threshold) == (1.0, (0.75, 4 / 3), (0.1, 2.0), 128)
+
+
+def test_slots_scale_with_the_run() -> None:
+    scaled = scale_slots(SLOTS, 112)
+    assert {name: slot.size for name, slot in scaled.items()} == {"query": 112, "small": 48}
+    assert scaled["small"].scale == (0.05, 0.14) and scaled["small"].count == 3
