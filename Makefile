@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo setup test check test-all docs clean
+.PHONY: demo setup test check test-all bench docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/scenewise demo
@@ -25,6 +25,9 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/views.py
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/check_links.py

@@ -76,9 +76,9 @@ def test_a_dilation_contains_its_box_and_stays_in_the_image(
 def test_dilate_by_nothing_and_wrong_arguments() -> None:
     boxes = torch.tensor([[3.0, 4, 20, 30]])
     assert torch.equal(dilate(boxes, SIZE, fraction=0.0), boxes)
-    with pytest.raises(ValueError, match="mode: unknown name 'coord'. Known: box, image"):
+    with pytest.raises(ValueError, match=r"mode: unknown name 'coord'\. Known: box, image"):
         dilate(boxes, SIZE, fraction=0.1, mode="coord")
-    with pytest.raises(ValueError, match="fraction: -0.1 is negative"):
+    with pytest.raises(ValueError, match=r"fraction: -0\.1 is negative"):
         dilate(boxes, SIZE, fraction=-0.1)
 
 
@@ -95,7 +95,7 @@ def test_grown_boxes_are_long_enough_central_and_inside(
             wanted = max(end - start, min(minimum, limit))
             assert high - low == pytest.approx(wanted, abs=1e-9)
             assert -1e-9 <= low <= start + 1e-9 and end - 1e-9 <= high <= limit + 1e-9
-            if wanted > end - start and 1e-6 < low and high < limit - 1e-6:
+            if wanted > end - start and low > 1e-6 and high < limit - 1e-6:
                 assert (low + high) / 2 == pytest.approx((start + end) / 2, abs=1e-9)
             elif end - start >= minimum:
                 assert (low, high) == (start, end)

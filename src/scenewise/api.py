@@ -10,15 +10,17 @@ from scenewise.backbones import Backbone
 from scenewise.backbones import load_backbone as _load_backbone
 from scenewise.engine.config import assign, build, merge, read_yaml
 from scenewise.engine.display import Display
+from scenewise.engine.folder import CONFIG, LAST, writing
+from scenewise.engine.processes import started_rank
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import UserError
-from scenewise.evaluate.run import Evaluation
+from scenewise.evaluate.evaluation import Evaluation
 from scenewise.recipes import recipe_tree
-from scenewise.tools.report import report_run
 from scenewise.tools.demo import run_demo
 from scenewise.tools.embed import embed_data
 from scenewise.tools.export import export as _export
 from scenewise.tools.judge import judge
+from scenewise.tools.report import report_run
 
 # the flags of `pretrain` and the settings they stand for
 FLAGS: Mapping[str, str] = {
@@ -45,8 +47,9 @@ def configuration_tree(
     config: str | Path | None = None,
     flags: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the merged configuration tree: defaults < recipe < config file < flags < settings (dotted names or sections)."""
+    """Return the merged configuration tree: defaults < base < recipe < config file < flags < settings (dotted names or sections)."""
     chosen: dict[str, Any] = {}
     for flag, value in (flags or {}).items():
         if flag not in FLAGS:
@@ -57,8 +60,14 @@ def configuration_tree(
     for name, value in (settings or {}).items():
         assign(dotted, name, value)
     return merge(
-        recipe_tree(recipe) if recipe else {}, read_yaml(Path(config)) if config else {}, chosen, dotted
+        base or {}, recipe_tree(recipe) if recipe else {}, read_yaml(Path(config)) if config else {}, chosen, dotted
     )
+
+
+def resumed_tree(out: Path) -> dict[str, Any]:
+    """Return the configuration of the run in a folder where it can go on: a resumed run need not be described again."""
+    recorded = out / CONFIG
+    return read_yaml(recorded) if recorded.is_file() and (out / LAST).exists() else {}
 
 
 def pretrain(
@@ -88,8 +97,9 @@ def pretrain(
 ) -> Run:
     """Pre-train a backbone on unlabelled images and return the finished run (`scenewise pretrain`).
 
-    `settings` reaches every field by its dotted name, as `--set` does: `{"method.k": 10}`. Raises UserError for wrong input before
-    any work starts, and Interrupted after saving when a signal asked it to stop.
+    `settings` reaches every field by its dotted name, as `--set` does: `{"method.k": 10}`. With `resume`, what is not named is as the
+    run in `out` has it. Raises UserError for wrong input before any work starts, and Interrupted after saving when a signal asked it
+    to stop.
     """
     flags = {
         "data": data,
@@ -107,11 +117,13 @@ def pretrain(
         "precision": precision,
         "probe": probe,
     }
-    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings)
-    run = pretrain_run(
-        build(tree), Path(out), resume=resume, overwrite=overwrite, reindex=reindex, display=display
-    )
-    report_run(run.folder)
+    folder = Path(out)
+    base = resumed_tree(folder) if resume else {}
+    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base)
+    run = pretrain_run(build(tree), folder, resume=resume, overwrite=overwrite, reindex=reindex, display=display)
+    if started_rank() == 0:
+        with writing(folder):
+            report_run(run.folder)
     return run
 
 
@@ -185,6 +197,8 @@ def load_backbone(path: str | Path) -> Backbone:
     return _load_backbone(path)
 
 
-def demo(out: str | Path = "scenewise-demo", *, overwrite: bool = False, seed: int = 0, display: Display | None = None) -> Path:
+def demo(
+    out: str | Path = "scenewise-demo", *, overwrite: bool = False, seed: int = 0, display: Display | None = None
+) -> Path:
     """Run the whole story on generated scenes and return its folder (`scenewise demo`)."""
     return run_demo(Path(out), overwrite=overwrite, seed=seed, display=display)

@@ -41,7 +41,9 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="processes that read images")]
 JsonOption = Annotated[Optional[Path], typer.Option("--json", help="also write the figures to this file")]  # noqa: UP045
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
-ReindexOption = Annotated[bool, typer.Option("--reindex", help="walk the folder anew instead of using the cached index")]
+ReindexOption = Annotated[
+    bool, typer.Option("--reindex", help="walk the folder anew instead of using the cached index")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -67,9 +69,9 @@ def demo(
 ) -> None:
     """Tell the whole story on generated scenes: pre-train, evaluate, report (about 5 minutes on 2 cores)."""
     from scenewise import api
-    from scenewise.engine.display import Terminal
+    from scenewise.engine.display import terminal
 
-    api.demo(out, overwrite=overwrite, seed=seed, display=Terminal())
+    api.demo(out, overwrite=overwrite, seed=seed, display=terminal())
 
 
 @app.command(
@@ -112,9 +114,9 @@ def pretrain(
     """Pre-train a backbone on unlabelled images."""
     from scenewise import api
     from scenewise.engine.config import flat_settings
-    from scenewise.engine.display import Terminal
+    from scenewise.engine.display import terminal
 
-    display = Terminal()
+    display = terminal()
     try:
         run = api.pretrain(
             data,
@@ -165,7 +167,7 @@ def evaluate(
 ) -> None:
     """Say what a backbone is worth on labelled images."""
     from scenewise import api
-    from scenewise.engine.display import Terminal
+    from scenewise.engine.display import terminal
 
     _check_json(json_file)
     result = api.evaluate(
@@ -179,7 +181,7 @@ def evaluate(
         device=device,
         workers=workers,
         reindex=reindex,
-        display=Terminal(),
+        display=terminal(),
     )
     typer.echo(result.to_markdown())
     _write_json(json_file, result.to_json())
@@ -199,9 +201,9 @@ def embed(
 ) -> None:
     """Write the embedding of every image to a table."""
     from scenewise import api
-    from scenewise.engine.display import Terminal
+    from scenewise.engine.display import terminal
 
-    display = Terminal()
+    display = terminal()
     rows = api.embed(
         subject,
         data,

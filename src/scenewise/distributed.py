@@ -1,6 +1,7 @@
 """What N processes share: gathers in rank order and means; each is the identity in a single process.
 
-The joined ("global") batch is the concatenation of the ranks' batches in rank order; rank r holds its r-th contiguous slice.
+The joined ("global") batch is the concatenation of the ranks' batches in rank order; rank r holds its r-th contiguous
+slice.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return tensor.detach()
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
+    own = tensor.detach().contiguous()  # all_gather copies memory, so every part needs the same, plain layout
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own)
     return torch.cat(parts)
 
 
@@ -37,11 +39,11 @@ class _GatherWithGradient(torch.autograd.Function):
     """Forward: `gather`. Backward: the sum over processes of the gradients that reached this process's slice."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:
         return gather(tensor)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return local_slice(total)
@@ -53,7 +55,10 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     With gradients averaged over processes afterwards (as data-parallel training does), a loss that every process
     computes on the joined batch has exactly the gradient of a single process on that batch.
     """
-    return tensor if world_size() == 1 else _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call]
+    if world_size() == 1:
+        return tensor
+    joined: Tensor = _GatherWithGradient.apply(tensor)
+    return joined
 
 
 def local_slice(tensor: Tensor) -> Tensor:

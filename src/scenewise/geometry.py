@@ -35,8 +35,8 @@ def area(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
     return sides[..., 0] * sides[..., 1]
 
 
-def intersection(a: Float[Tensor, "*batch 4"], b: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
-    """Return the common part of each pair of boxes; of boxes that lie apart, a reversed one (its area is 0)."""
+def intersection(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*_ 4"]:
+    """Return the common part of each pair of boxes (broadcast); of boxes that lie apart, a reversed one of area 0."""
     a, b = _lift(a), _lift(b)
     return torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
 
@@ -44,17 +44,13 @@ def intersection(a: Float[Tensor, "*batch 4"], b: Float[Tensor, "*batch 4"]) -> 
 def iou(a: Float[Tensor, "N 4"], b: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
     """Return the intersection over union of every box of `a` with every box of `b`, 0..1; 0 where both are empty."""
     a, b = _lift(a), _lift(b)
-    common = area(
-        torch.cat(  # (N, M, 4) -> (N, M)
-            [torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])], dim=-1
-        )
-    )
+    common = area(intersection(a[:, None], b[None, :]))  # (N, 1, 4), (1, M, 4) -> (N, M)
     union = area(a)[:, None] + area(b)[None, :] - common
     return torch.where(union > 0, common / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union))
 
 
 def dilate(
-    boxes: Float[Tensor, "*batch 4"], size: Size, *, fraction: float, mode: str = "image"
+    boxes: Float[Tensor, "*batch 4"], size: Size, *, fraction: float | int, mode: str = "image"
 ) -> Float[Tensor, "*batch 4"]:
     """Return the boxes with each pair of opposite edges moved outwards by `fraction` in total, clipped to the image.
 
@@ -75,7 +71,7 @@ def dilate(
     return clip(torch.cat([boxes[..., :2] - margin, boxes[..., 2:] + margin], dim=-1), size)
 
 
-def grow(boxes: Float[Tensor, "*batch 4"], size: Size, *, minimum: float) -> Float[Tensor, "*batch 4"]:
+def grow(boxes: Float[Tensor, "*batch 4"], size: Size, *, minimum: float | int) -> Float[Tensor, "*batch 4"]:
     """Return the boxes with each side shorter than `minimum` pixels grown to it.
 
     A side grows around its centre, is shifted inside the image and never exceeds the image's side; a side that is long
@@ -94,10 +90,10 @@ def filter_proposals(
     boxes: Float[Tensor, "N 4"],
     size: Size,
     *,
-    min_side: float = 32,
-    max_aspect: float = 4.0,
+    min_side: float | int = 32,
+    max_aspect: float | int = 4.0,
     limit: int | None = 10,
-    nms_iou: float | None = None,
+    nms_iou: float | int | None = None,
 ) -> Int[Tensor, " kept"]:
     """Return the indices of the proposals worth cropping, in their order, `limit` at most (None: all).
 
@@ -120,7 +116,7 @@ def filter_proposals(
 
 
 def _suppress(
-    boxes: Float[Tensor, "N 4"], candidates: Int[Tensor, " C"], *, nms_iou: float, limit: int | None
+    boxes: Float[Tensor, "N 4"], candidates: Int[Tensor, " C"], *, nms_iou: float | int, limit: int | None
 ) -> Int[Tensor, " kept"]:
     """Keep, in order, the candidates whose IoU with every one kept before is at most `nms_iou`."""
     remaining, kept = candidates, list[int]()

@@ -1,10 +1,10 @@
-"""Randomness has keys (law 2): every random number is a function of a seed and a name, never of workers or global state.
+"""Randomness has keys (law 2): every random number is a function of a seed and a name, never of workers or ranks.
 
-    pixels                           (seed, "pixels", epoch, image, slot, view)
-    regions, proposals, view swaps   (seed, "regions", epoch, image)
-    shuffles and dropout             (seed, "shuffle" | "dropout", step)
-    initial weights                  (seed, "weights")
-    order of the samples             (seed, "order", epoch)
+pixels                           (seed, "pixels", epoch, image, slot, view)
+regions, proposals, view swaps   (seed, "regions", epoch, image)
+shuffles and dropout             (seed, "shuffle" | "dropout", step)
+initial weights                  (seed, "weights")
+order of the samples             (seed, "order", epoch)
 """
 
 from __future__ import annotations

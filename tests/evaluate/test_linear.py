@@ -37,7 +37,7 @@ def make_task(seed=0, *, train=120, test=60, classes=3, informative=1.0, multi=T
 
 @pytest.mark.parametrize("multi", [True, False])
 def test_one_step_is_the_gradient_of_the_loss(multi):
-    """From zero weights one step of plain SGD moves by the gradient that autograd finds for the loss in the docstring."""
+    """From zero weights one step of plain SGD moves by the gradient that autograd finds for the loss it names."""
     part = make_task(multi=multi, missing=0.3).train
     config = linear.Config(steps=1, epochs=1, batch_size=len(part.labels), momentum=0.0)
     layers = linear.fit(part, [(0.5, 0.0), (2.0, 0.1)], 3, seed=0, config=config)
@@ -121,9 +121,6 @@ def test_the_choice_is_the_best_on_the_held_out_images(multi):
 
 def test_labels_that_are_not_judged_do_not_count():
     part = make_task(missing=0.3).train
-    wrong = Part(part.features.clone(), part.labels.clone())
-    unjudged = (part.labels < 0).all(dim=1)
-    wrong.features[unjudged] *= 1.0
     layers = linear.fit(part, [(1.0, 0.0)], 3, seed=0, config=QUICK)
     hidden = Part(part.features, torch.cat([part.labels[:, :2], torch.full((120, 1), -1, dtype=torch.int8)], dim=1))
     blind = linear.fit(hidden, [(1.0, 0.0)], 3, seed=0, config=QUICK)

@@ -192,11 +192,12 @@ def test_a_step_stands_at_its_place_in_the_epoch_and_health_at_its_end() -> None
 
 def test_a_long_history_is_drawn_with_bounded_size_and_keeps_its_extremes() -> None:
     values = np.ones(50_000)
-    values[25_000] = 9.0
+    values[20_000], values[30_000] = 90.0, -70.0
     curve = Curve(label="run", number=0, epochs=np.linspace(0, 10, 50_000), values=values)
     drawing = draw(Panel(title="Loss", label="loss", curves=[curve]))
     assert len(drawing) < 60_000
-    assert ">8</text>" in drawing  # the axis reaches the one high step
+    assert ">50</text>" in drawing  # the axis reaches the one high step and the one low step
+    assert ">-50</text>" in drawing
 
 
 @pytest.mark.parametrize("values", [[], [math.nan, math.inf], [0.0, 0.0], [2.0]])

@@ -96,4 +96,6 @@ def test_overlapping_intervals_are_not_decided() -> None:
     assert comparison(ComparisonTable.from_results([result("random", 0.2), result("mls", 0.31)])) == [
         "knn mAP: mls is ahead with 31.0 [29.0, 33.0] %, clear of all others' intervals."
     ]
+    touching = ComparisonTable.from_results([result("mls", 0.31), result("mocov2", 0.28)])  # only the intervals meet
+    assert comparison(touching)[0].endswith("not decided against mocov2: their intervals overlap.")
     assert comparison(ComparisonTable.from_results([result("mls", 0.31)])) == []

@@ -79,6 +79,8 @@ def test_gradients_are_weighed_against_one_another() -> None:
     assert [advice.level for advice in drowned] == ["warn"]
     assert drowned[0].sentence.startswith("the term contrast drowns the term multilabel")
     assert sentences({"grad/contrast": 1.0, "grad/multilabel": 1e-4}, method="mls")[0].level == "alarm"
+    weighted = sentences({"grad/contrast": 1.0, "grad/multilabel": 20.0, "weight/multilabel": 0.1}, method="mls")
+    assert [(advice.level, advice.value) for advice in weighted] == [("ok", 2.0)]
     silent = sentences({"grad/contrast": 1.0, "grad/multilabel": 0.0}, method="mls")
     assert [(advice.figure, advice.level) for advice in silent] == [("grad/multilabel", "warn")]
     assert sentences({"grad/contrast": 1.0}, method="mocov2") == []

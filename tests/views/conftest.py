@@ -16,7 +16,7 @@ from scenewise.types import Record
 
 
 def draw_scene(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A scene with smooth colour, sharp edges and fine texture; every corner differs, so no turn of it equals another."""
+    """A scene with smooth colour, sharp edges and fine texture; no turn of it equals another."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     image = np.stack([255 * x / width, 255 * y / height, 127 + 120 * np.sin(x / 17 + y / 11)], axis=-1)

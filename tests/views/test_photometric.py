@@ -56,8 +56,8 @@ def test_colour_operations_are_torchvisions(
     for factor in factors:
         found = differences(
             textures,
-            lambda image: apply(image, Photometry(jitter=((name, factor),))),
-            lambda image: getattr(tv, f"adjust_{name}")(image, factor),
+            lambda image, factor=factor: apply(image, Photometry(jitter=((name, factor),))),
+            lambda image, factor=factor: getattr(tv, f"adjust_{name}")(image, factor),
         )
         assert abs(found).max() <= largest
         assert abs(found).mean() <= mean

@@ -13,7 +13,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from PIL import Image
 
-from scenewise.errors import ImageError
+from scenewise.errors import ImageError, UserError
 from scenewise.types import Record, Size
 from scenewise.views import pipeline
 from scenewise.views.pipeline import make_views
@@ -59,7 +59,7 @@ def test_nothing_but_the_keys_matters(scene: np.ndarray, encode: Encode, make_re
     record = make_record(encode(scene), scene.shape[:2], index=3)
     first = make_views(record, policy=Scene(), slots=SLOTS, seed=1, epoch=2)
     for state in range(3):
-        np.random.seed(state)  # noqa: NPY002 - the global state is what must not matter
+        np.random.seed(state)
         random.seed(state)
         torch.manual_seed(state)
         cv2.setRNGSeed(state)
@@ -84,6 +84,14 @@ def test_one_slots_chance_does_not_depend_on_another(scene: np.ndarray, make_rec
     both = {"query": Slot(augmentation="weak", size=64), **alone}
     joined, _ = make_views(record, policy=Fixed({"query": box, "key": box}), slots=both, seed=0, epoch=0)
     assert np.array_equal(views["key"], joined["key"])
+
+
+def test_views_and_slots_with_one_box_have_their_own_chance(scene: np.ndarray, make_record: MakeRecord) -> None:
+    slots = {name: Slot(augmentation="simclr", size=32, count=3) for name in ("query", "key")}
+    boxes = np.tile(np.array([[10, 10, 400, 400]], np.float32), (3, 1))
+    policy = Fixed({"query": boxes, "key": boxes})
+    views, _ = make_views(make_record(scene, scene.shape[:2]), policy=policy, slots=slots, seed=0, epoch=0)
+    assert len(np.unique(np.concatenate([views["query"], views["key"]]).reshape(6, -1), axis=0)) == 6
 
 
 def test_flips_and_boxes_are_right(make_record: MakeRecord) -> None:
@@ -153,7 +161,7 @@ def test_test_view_is_torchvisions(
     expected = tv.center_crop(tv.resize(picture, [256], interpolation=mode), [224, 224])
     found = pipeline.test_view(make_record(image, size), size=224, interpolation=interpolation)
     difference = abs(found.astype(int) - np.asarray(expected))
-    assert np.percentile(difference, 99.9) <= 1 and difference.mean() <= 0.02
+    assert np.percentile(difference, 99.9) <= 1 and difference.mean() <= 0.2
     squashed = pipeline.test_view(make_record(image, size), size=96, interpolation=interpolation, square=True)
     reference = np.asarray(tv.resize(picture, [96, 96], interpolation=mode))
     assert abs(squashed.astype(int) - reference).max() <= 1
@@ -174,6 +182,11 @@ def test_test_view_of_real_photos(photos: list[bytes], make_record: MakeRecord) 
 def test_test_view_of_a_very_wide_photo(encode: Encode, make_record: MakeRecord) -> None:
     wide = np.full((20, 30_000, 3), 90, np.uint8)
     assert (pipeline.test_view(make_record(encode(wide, "PNG"), (20, 30_000)), size=224) == 90).all()
+
+
+def test_an_unknown_interpolation_is_named(make_record: MakeRecord, scene: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"interpolation: unknown name 'cubic'\. Did you mean 'bicubic'"):
+        pipeline.test_view(make_record(scene, scene.shape[:2]), size=32, interpolation="cubic")
 
 
 def test_a_bad_image_raises(make_record: MakeRecord) -> None:

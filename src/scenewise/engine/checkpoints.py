@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> Path:
     temporary = folder / f".{name}.ckpt.partial"
     try:
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT} | {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, file)
+            torch.save(_content(checkpoint), file)
             file.flush()
             os.fsync(file.fileno())
         digest = _digest(temporary)
@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> Path:
         if isinstance(error, RuntimeError) and not _about_writing(error):
             raise
         kept = "; the last good checkpoint is intact" if path.exists() else ""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
         raise UserError(f"cannot write {path}: {reason}{kept}. Free some space, then go on with --resume") from error
     return path
 
@@ -64,11 +64,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: damaged, its content does not match {path.name}.sha256; use another checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not a checkpoint of Scenewise ({str(error).splitlines()[0][:120]})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path}: not a checkpoint of Scenewise ({reason})") from error
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != FORMAT
+        or not content.keys() >= set(Checkpoint.__slots__)
+    ):
         raise UserError(f"{path}: not a checkpoint of this version of Scenewise")
     return Checkpoint(**{name: content[name] for name in Checkpoint.__slots__})
+
+
+def _content(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "method": checkpoint.method,
+        "config": checkpoint.config,
+        "model": checkpoint.model,
+        "optimiser": checkpoint.optimiser,
+        "health": checkpoint.health,
+        "extra": checkpoint.extra,
+    }
 
 
 def _about_writing(error: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,17 +28,24 @@ class DataConfig:
     source: str  # a folder, or kind:path[?option=value&...]
     crops: str = "scene"  # region policy
     size: int = 224  # pixels of a full view; small crops, patches and blur scale with it
-    max_skipped: float = 0.01  # share of distinct bad images over all at which a run stops; one bad image is always allowed
+    max_skipped: float = (
+        0.01  # share of distinct bad images over all at which a run stops; one bad image is always allowed
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
     """The network that is trained."""
 
-    name: str = "resnet50"  # as timm names it; all five papers use ResNet-50
-    stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
-    norm: Literal["batch", "group"] = "batch"
-    batchnorm_group: int | None = None  # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
+    # as timm names it; None: resnet50 (all five papers use it), or the architecture of `init`; so are stem and norm
+    name: str | None = None
+    stem: Literal["imagenet", "cifar"] | None = (
+        None  # None: imagenet; cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
+    )
+    norm: Literal["batch", "group"] | None = None  # None: batch
+    batchnorm_group: int | None = (
+        None  # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
+    )
     init: str | None = None  # a subject whose weights to start from: a run, a file, timm:NAME, torchvision:NAME
 
 
@@ -153,7 +161,11 @@ def read_yaml(path: Path) -> Tree:
 
 
 def assign(tree: Tree, name: str, value: Any) -> None:
-    """Set a dotted name in a tree, making the sections on the way."""
+    """Set a dotted name in a tree, making the sections on the way; a mapping sets each of its entries."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            assign(tree, f"{name}.{key}", entry)
+        return
     *sections, last = name.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
@@ -207,19 +219,24 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
 
 def build(tree: Mapping[str, Any]) -> RunConfig:
     """Return the validated configuration of a merged tree; raises UserError with every problem at once."""
-    problems = [_unknown(name, [*SECTIONS, "method", "seed"]) for name in tree if name not in {*SECTIONS, "method", "seed"}]
-    method = dict(tree.get("method") or {})
+    known = [*SECTIONS, "method", "seed"]
+    problems = [_unknown(str(name), known) for name in tree if name not in known]
+    given = tree.get("method")
+    if given is not None and not isinstance(given, Mapping):
+        problems.append(f"method: {given!r} must be a section; write method.name={given}, or --method {given}")
+    method = dict(given) if isinstance(given, Mapping) else {}
     name = method.pop("name", None)
     parts: Tree = {}
-    if name is None:
+    if name is None and (given is None or isinstance(given, Mapping)):
         problems.append("method: say which one, for example --method mls (`scenewise methods` lists them)")
-    else:
+    elif name is not None:
         try:
             parts["method_config"] = _section("method", method_class(str(name)).Config, method, problems)
         except UserError as error:
             problems.extend(error.problems)
     for section, kind in SECTIONS.items():
-        value = tree.get(section) or {}
+        value = tree.get(section)
+        value = {} if value is None else value
         if not isinstance(value, Mapping):
             problems.append(f"{section}: must be a section of name: value lines")
         elif section == "data" and "source" not in value:
@@ -250,9 +267,11 @@ def _section(section: str, kind: type[Any], value: Mapping[str, Any], problems: 
             if message not in found:
                 found.append(message)
     if built is not None:
-        for name in names:
-            dotted, setting = f"{section}.{name}", value.get(name)
-            if setting is not None and dotted in _LIMITS and not _LIMITS[dotted][0](setting):
+        for name, setting in dataclasses.asdict(built).items():
+            dotted = f"{section}.{name}"
+            if isinstance(setting, float) and not math.isfinite(setting):
+                found.append(f"{dotted}: {setting!r} must be a finite number")
+            elif setting is not None and dotted in _LIMITS and not _LIMITS[dotted][0](setting):
                 found.append(f"{dotted}: {setting!r} must be {_LIMITS[dotted][1]}")
     problems.extend(found)
     return None if found else built
@@ -266,8 +285,9 @@ def _unknown(name: str, allowed: Sequence[str]) -> str:
 
 def to_tree(config: RunConfig) -> Tree:
     """Return the configuration as plain sections, as `config.yaml` holds it."""
-    tree: Tree = {"seed": config.seed, "method": {"name": config.method, **dataclasses.asdict(config.method_config)}}
-    return tree | {section: dataclasses.asdict(getattr(config, section)) for section in SECTIONS}
+    content = dataclasses.asdict(config)
+    method = {"name": config.method, **content["method_config"]}
+    return {"seed": config.seed, "method": method} | {section: content[section] for section in SECTIONS}
 
 
 def to_yaml(config: RunConfig) -> str:

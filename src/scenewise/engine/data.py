@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from scenewise import keys
+from scenewise.errors import UserError
 from scenewise.sources import Source
 from scenewise.types import Batch
 from scenewise.views.loading import load_batch
@@ -67,30 +68,33 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
     return keys.generator(seed, "order", epoch).permutation(images)
 
 
-class Parts(Dataset[Batch]):
-    """The parts of a run by number; a worker hands over whole batches."""
+class Parts(Dataset[Batch | UserError]):
+    """The parts of a run by number; a worker hands over whole batches, or why there is none."""
 
     def __init__(self, source: Source, schedule: Schedule, *, policy: RegionPolicy, slots: Mapping[str, Slot]) -> None:
         self.source, self.schedule, self.policy, self.slots = source, schedule, policy, dict(slots)
         self._order: tuple[int, np.ndarray] | None = None
 
-    def __getitem__(self, part: int) -> Batch:
-        """Return the part-th batch of this rank."""
+    def __getitem__(self, part: int) -> Batch | UserError:
+        """Return the part-th batch of this rank. A UserError is returned: raised in a worker it would arrive with a traceback inside."""
         epoch = self.schedule.epoch_of(part)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, epoch_order(self.schedule.seed, epoch, self.schedule.images))
-        return load_batch(
-            self.source.__getitem__,
-            len(self.source),
-            self.schedule.indices(self._order[1], part).tolist(),
-            policy=self.policy,
-            slots=self.slots,
-            seed=self.schedule.seed,
-            epoch=epoch,
-        )
+        try:
+            return load_batch(
+                self.source.__getitem__,
+                len(self.source),
+                self.schedule.indices(self._order[1], part).tolist(),
+                policy=self.policy,
+                slots=self.slots,
+                seed=self.schedule.seed,
+                epoch=epoch,
+            )
+        except UserError as error:
+            return error
 
 
-def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool) -> DataLoader[Batch | UserError]:
     """Return a loader over the parts from an optimiser step on: one iterator for the whole rest of the run, in order."""
     accumulate = parts.schedule.accumulate
     return DataLoader(
@@ -106,9 +110,12 @@ def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool
 
 
 def start_worker(worker: int) -> None:
-    """Make a loader process quiet and single-threaded: signals are the main process's business, cores are shared."""
+    """Make a loader process quiet and single-threaded: signals are the main process's business, cores are shared.
+
+    Ctrl-C, `timeout` and schedulers signal the whole group; the workers go on until the step is done and saved.
+    """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -9,6 +9,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from scenewise.engine.processes import started_rank
+
 
 class Display(Protocol):
     """Where a task's words go."""
@@ -97,3 +99,8 @@ class Terminal:
         )
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield RichBar(progress, task, total)
+
+
+def terminal() -> Display:
+    """Return what a command speaks through: the terminal, silent on all but the first of several processes."""
+    return Quiet() if started_rank() else Terminal()

@@ -12,7 +12,16 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("scenewise", "torch", "torchvision", "timm", "lightning", "opencv-contrib-python-headless", "numpy", "pillow")
+PACKAGES = (
+    "scenewise",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "opencv-contrib-python-headless",
+    "numpy",
+    "pillow",
+)
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -47,7 +56,11 @@ def _commit() -> str | None:
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(root), "status", "--porcelain", "-uno"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ class MetricsLog:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a step's figures (`step` counts the optimiser steps done, from 1)."""
-        self._file.write(json.dumps(line) + "\n")
+        known = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no NaN
+        self._file.write(json.dumps(known) + "\n")
         self._file.flush()
         if self._writer is not None:
-            for name, value in line.items():
+            for name, value in known.items():
                 if isinstance(value, float):
                     self._writer.add_scalar(name, value, line["step"])
 
@@ -42,6 +44,13 @@ class MetricsLog:
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+
+class NoLog:
+    """The log of the processes that write none."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write nothing."""
 
 
 def _keep_until(path: Path, step: int) -> None:
@@ -55,7 +64,14 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    replace_text(path, "".join(kept))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that is whole at any time: the new content, or the old one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    temporary.replace(path)
 
 
 def write_skipped(folder: Path, skipped: Iterable[Skip]) -> None:
@@ -70,6 +86,4 @@ def write_skipped(folder: Path, skipped: Iterable[Skip]) -> None:
         seen.add((skip.index, skip.key))
         replacement = "" if skip.replacement < 0 else skip.replacement
         rows.writerow([skip.key, skip.reason, "" if skip.index < 0 else skip.index, replacement])
-    temporary = folder / f".{SKIPPED}.partial"
-    temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
-    temporary.replace(folder / SKIPPED)
+    replace_text(folder / SKIPPED, text.getvalue())

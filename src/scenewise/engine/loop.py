@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,21 @@ from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
 from scenewise.engine.config import to_yaml
 from scenewise.engine.data import Parts, make_loader
 from scenewise.engine.display import Bar, Display
-from scenewise.engine.logs import MetricsLog, write_skipped
+from scenewise.engine.folder import LAST, writing
+from scenewise.engine.logs import MetricsLog, NoLog, write_skipped
 from scenewise.engine.optim import learning_rate, make_optimiser
 from scenewise.engine.plan import Plan
+from scenewise.engine.processes import anywhere, gather_objects, share_statistics, together
 from scenewise.engine.signals import Signals
 from scenewise.engine.watch import Stopwatch, as_figures, term_gradients
 from scenewise.errors import Interrupted, UserError
-from scenewise.methods import Method
+from scenewise.methods.base import Method
 from scenewise.report.health import HealthWindow
+from scenewise.report.verdict import sentences
 from scenewise.types import Batch, Progress, Skip, StepOutput
 from scenewise.views.collate import normalise
 
-Probe = Callable[[nn.Module, int], dict[str, float]]  # backbone, epochs done -> figures named probe/...
+Probe = Callable[[nn.Module], dict[str, float]]  # backbone -> figures named probe/..., the first decides which is best
 
 
 class Sealed:
@@ -67,6 +71,7 @@ class State:
     skipped: dict[str, Skip] = field(default_factory=dict)
     health: HealthWindow = field(default_factory=HealthWindow)
     best: float = -math.inf
+    told: set[str] = field(default_factory=set)  # figures whose unhealthy range was said
 
 
 class Loop:
@@ -76,6 +81,7 @@ class Loop:
         self.plan, self.fabric, self.folder, self.display = plan, fabric, folder, display
         self.state = State()
         self.method = plan.method
+        self.images = torch.empty(0, dtype=torch.int64)  # of the latest batch
         if plan.config.engine.channels_last:
             self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method.to(fabric.device)
@@ -89,32 +95,43 @@ class Loop:
         self.optimiser.load_state_dict(checkpoint.optimiser)
         self.state.step = checkpoint.step
         self.state.health.load_state_dict(checkpoint.health)
-        self.state.best = checkpoint.extra["best"]
-        self.state.skipped = {row[1]: Skip(*row) for row in checkpoint.extra["skipped"]}
+        extra = checkpoint.extra
+        self.state.best = extra["best"]
+        self.state.skipped = {row[1]: Skip(*row) for row in extra["skipped"]}
+        self.state.told = set(extra["told"])
+        backbone = self.plan.backbone
+        backbone.weights = replace(backbone.weights, mean=tuple(extra["mean"]), std=tuple(extra["std"]))
 
     def save(self, name: str = "last") -> None:
-        """Write a checkpoint from rank 0; the others wait."""
-        if self.fabric.is_global_zero:
-            save_checkpoint(
-                self.folder / "checkpoints",
-                name,
-                Checkpoint(
-                    step=self.state.step,
-                    method=self.plan.config.method,
-                    config=to_yaml(self.plan.config),
-                    model=self.method.state_dict(),
-                    optimiser=self.optimiser.state_dict(),
-                    health=dict(self.state.health.state_dict()),
-                    extra={
-                        "best": self.state.best,
-                        "skipped": [
-                            (skip.index, skip.key, skip.reason, skip.replacement)
-                            for skip in self.state.skipped.values()
-                        ],
-                    },
-                ),
-            )
-        self.fabric.barrier()
+        """Write a checkpoint from the first process; the others wait. Raises UserError when the disk refuses, or a weight is not finite."""
+        model = self.method.state_dict()
+        if not all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point()):
+            raise self._not_finite("a weight became infinite")
+        together(lambda: self._write(name, model) if self.fabric.is_global_zero else None)
+
+    def _write(self, name: str, model: dict[str, Any]) -> None:
+        state, weights = self.state, self.plan.backbone.weights
+        save_checkpoint(
+            self.folder / LAST.parent,
+            name,
+            Checkpoint(
+                step=state.step,
+                method=self.plan.config.method,
+                config=to_yaml(self.plan.config),
+                model=model,
+                optimiser=self.optimiser.state_dict(),
+                health=dict(state.health.state_dict()),
+                extra={
+                    "best": state.best,
+                    "skipped": [
+                        (skip.index, skip.key, skip.reason, skip.replacement) for skip in state.skipped.values()
+                    ],
+                    "told": sorted(state.told),
+                    "mean": list(weights.mean),
+                    "std": list(weights.std),
+                },
+            ),
+        )
 
     def run(self, probe: Probe | None) -> None:
         """Take every step that is left. Raises Interrupted after saving, UserError when the run cannot go on."""
@@ -126,35 +143,59 @@ class Loop:
             workers=engine.workers or 0,
             pin_memory=self.fabric.device.type == "cuda",
         )
-        log = MetricsLog(self.folder, first_step=self.state.step, tensorboard=engine.tensorboard)
         self.method.train()
-        try:
-            with Signals() as signals, self.display.bar(f"pre-training {self.plan.config.method}", schedule.steps) as bar:
+        with self._log() as log:
+            if schedule.steps == 0:
+                self.save()
+            with (
+                Signals(patient=world_size() > 1) as signals,
+                self.display.bar(f"pre-training {self.plan.config.method}", schedule.steps) as bar,
+            ):
                 self._steps(iter(loader), log, bar, signals, probe)
-        finally:
-            log.close()
-            if self.state.skipped or self.plan.source.unreadable:
-                write_skipped(self.folder, [*self.plan.source.unreadable, *self.state.skipped.values()])
 
-    def _steps(self, batches: Any, log: MetricsLog, bar: Bar, signals: Signals, probe: Probe | None) -> None:
+    @contextmanager
+    def _log(self) -> Iterator[MetricsLog | NoLog]:
+        """Open the files of figures, and write skipped.csv at the end: on the first process only."""
+        if not self.fabric.is_global_zero:
+            yield NoLog()
+            return
+        with writing(self.folder):
+            log = MetricsLog(self.folder, first_step=self.state.step, tensorboard=self.plan.config.engine.tensorboard)
+            try:
+                yield log
+            finally:
+                log.close()
+                skipped = [*self.plan.source.unreadable, *self.state.skipped.values()]
+                if skipped:
+                    write_skipped(self.folder, skipped)
+
+    def _steps(
+        self,
+        batches: Iterator[Batch | UserError],
+        log: MetricsLog | NoLog,
+        bar: Bar,
+        signals: Signals,
+        probe: Probe | None,
+    ) -> None:
         schedule, every = self.plan.schedule, self.plan.config.engine.checkpoint_steps
         per_epoch, watch = schedule.steps_per_epoch, Stopwatch()
         since_last = 0
         while self.state.step < schedule.steps:
             progress = Progress(self.state.step, schedule.steps, per_epoch, schedule.seed)
-            ends_epoch = (self.state.step + 1) % per_epoch == 0
+            epoch, ends_epoch = progress.epoch + 1, (self.state.step + 1) % per_epoch == 0
             figures = self._step(batches, progress, watch, last_of_epoch=ends_epoch)
             self.state.step += 1
             since_last += 1
-            line: dict[str, Any] = {"step": self.state.step, "epoch": progress.epoch + 1} | figures
+            line: dict[str, Any] = {"step": self.state.step, "epoch": epoch} | figures
+            text = f"epoch {epoch}, loss {figures['loss']:.3f}"
             if ends_epoch:
                 line |= watch.take(since_last * schedule.batch_size) | self.state.health.figures()
                 self.state.health.reset()
                 since_last = 0
-                line |= self._probe(probe, progress.epoch + 1)
-                bar.update(self.state.step, text=_words(line))
-            else:
-                bar.update(self.state.step, text=f"epoch {progress.epoch + 1}, loss {figures['loss']:.3f}")
+                line |= self._probe(probe, epoch)
+                self._advise(line)
+                text = _words(line)
+            bar.update(self.state.step, text=text)
             log.write(line)
             due = ends_epoch if every is None else self.state.step % every == 0
             if due or self.state.step == schedule.steps:
@@ -164,7 +205,9 @@ class Loop:
                 self.save()
                 raise Interrupted(stop)
 
-    def _step(self, batches: Any, progress: Progress, watch: Stopwatch, *, last_of_epoch: bool) -> dict[str, float]:
+    def _step(
+        self, batches: Iterator[Batch | UserError], progress: Progress, watch: Stopwatch, *, last_of_epoch: bool
+    ) -> dict[str, float]:
         """Take one optimiser step and return its figures."""
         config = self.plan.config
         lr = learning_rate(
@@ -179,17 +222,14 @@ class Loop:
         accumulate = config.engine.accumulate
         losses, figures = [], dict[str, float]()
         for part in range(accumulate):
-            began = time.perf_counter()
-            batch: Batch = next(batches)
-            watch.waited(began)
-            self._count_skipped(batch.skipped)
+            batch = self._next(batches, watch)
             last = part == accumulate - 1
             torch.manual_seed(keys.integer(progress.seed, "dropout", progress.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 output: StepOutput = self.module(Sealed(self._ready(batch), progress)).content[0]
                 loss = float(mean_over_ranks(output.loss))
                 if not math.isfinite(loss):
-                    raise self._not_finite(loss, progress, batch)
+                    raise self._not_finite(f"the loss became {loss}")
                 if last and last_of_epoch:
                     figures |= term_gradients(output)
                 self.fabric.backward(output.loss / accumulate)
@@ -200,6 +240,7 @@ class Loop:
         self.fabric_optimiser.step()
         self.fabric_optimiser.zero_grad(set_to_none=True)
         self.method.after_update(progress)
+        share_statistics(self.method)
         terms = {f"loss/{name}": term for name, term in output.terms.items()} if len(output.terms) > 1 else {}
         return {"loss": sum(losses) / accumulate, "lr": lr} | as_figures(terms | dict(output.metrics)) | figures
 
@@ -207,10 +248,24 @@ class Loop:
         """Move a batch to the device and normalise its pixels there."""
         moved = batch.to(self.fabric.device, non_blocking=True)
         weights = self.plan.backbone.weights
-        views = {
-            name: normalise(view, mean=weights.mean, std=weights.std) for name, view in moved.views.items()
-        }
+        views = {name: normalise(view, mean=weights.mean, std=weights.std) for name, view in moved.views.items()}
         return Batch(index=moved.index, views=views, boxes=moved.boxes, skipped=moved.skipped)
+
+    def _next(self, batches: Iterator[Batch | UserError], watch: Stopwatch) -> Batch:
+        """Return the next part; what another process could not read, or cannot go on for, is known here too."""
+        began = time.perf_counter()
+        batch = fetch(batches)
+        watch.waited(began)
+        problems = batch.problems if isinstance(batch, UserError) else ()
+        skipped = () if isinstance(batch, UserError) else batch.skipped
+        if anywhere(bool(problems or skipped), self.fabric.device):
+            for others, fatal in gather_objects((skipped, problems)):
+                if fatal:
+                    raise UserError(*fatal)
+                self._count_skipped(others)
+        assert isinstance(batch, Batch)
+        self.images = batch.index
+        return batch
 
     def _count_skipped(self, skipped: tuple[Skip, ...]) -> None:
         """Remember the bad images of a batch; raises UserError when there are more than the run allows."""
@@ -219,14 +274,22 @@ class Loop:
             self.state.skipped[skip.key] = skip
             self.display.warn(f"left out {skip.key}: {skip.reason}")
         if fresh:
-            check_skipped(self.plan, len(self.state.skipped), [*self.state.skipped.values()][-1])
+            check_skipped(self.plan, len(self.state.skipped), fresh[-1])
+
+    def _advise(self, line: Mapping[str, Any]) -> None:
+        """Say in plain words, once a figure, what has left its healthy range."""
+        figures = {name: value for name, value in line.items() if isinstance(value, float)}
+        for advice in sentences(figures, method=self.plan.config.method):
+            if advice.level == "alarm" and advice.figure not in self.state.told:
+                self.state.told.add(advice.figure)
+                self.display.warn(f"epoch {line['epoch']}: {advice.sentence}")
 
     def _probe(self, probe: Probe | None, epoch: int) -> dict[str, float]:
         """Return the probe's figures where one is due; keep the best checkpoint by the first of them."""
         config = self.plan.config
-        if probe is None or (epoch % config.probe.every and epoch != config.engine.epochs):
+        if config.probe.data is None or (epoch % config.probe.every and epoch != config.engine.epochs):
             return {}
-        figures = probe(self.plan.backbone, epoch)
+        figures: dict[str, float] = gather_objects(probe(self.plan.backbone) if probe else {})[0]
         value = next(iter(figures.values()), -math.inf)
         if value > self.state.best:
             self.state.best = value
@@ -241,15 +304,28 @@ class Loop:
         highest = self.fabric.all_reduce(received, reduce_op="max")
         return int(float(highest))  # type: ignore[arg-type]
 
-    def _not_finite(self, loss: float, progress: Progress, batch: Batch) -> UserError:
-        named = ", ".join(str(self.plan.source[int(index)].key) for index in batch.index[:4])
-        more = f" and {len(batch.index) - 4} more" if len(batch.index) > 4 else ""
-        path = self.folder / "checkpoints" / "last.ckpt"
+    def _not_finite(self, what: str) -> UserError:
+        named = ", ".join(str(self.plan.source[int(index)].key) for index in self.images[:4])
+        more = f" and {len(self.images) - 4} more" if len(self.images) > 4 else ""
+        path = self.folder / LAST
         kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
         return UserError(
-            f"the loss became {loss} at step {progress.step + 1} (epoch {progress.epoch + 1}) on the images {named}{more}; {kept}.",
+            f"{what} at step {self.state.step + 1} on the images {named}{more}; {kept}.\n"
             f"Try a lower optimiser.lr (now {self.plan.config.optimiser.lr}), a warm-up (optimiser.warmup_epochs), "
-            "or engine.precision=32.",
+            "or engine.precision=32."
+        )
+
+
+def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:
+    """Return what the loader has next; the death of one of its processes is told in words."""
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
+            raise
+        return UserError(
+            f"engine.workers: a process that reads images died ({' '.join(str(error).split())[:120]}), often for lack of memory.\n"
+            "Go on with --resume, perhaps with fewer --workers"
         )
 
 
@@ -260,8 +336,8 @@ def check_skipped(plan: Plan, count: int, example: Skip) -> None:
     if bad > max(1, plan.config.data.max_skipped * everything):
         raise UserError(
             f"data.max_skipped: {bad} of {everything} images cannot be read, more than the share "
-            f"{plan.config.data.max_skipped} allows; the last: {example.key} ({example.reason}).",
-            "All are named in skipped.csv. Mend or remove them, or raise data.max_skipped.",
+            f"{plan.config.data.max_skipped} allows; the last: {example.key} ({example.reason}).\n"
+            "All are named in skipped.csv. Mend or remove them, or raise data.max_skipped"
         )
 
 

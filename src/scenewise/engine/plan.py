@@ -6,22 +6,25 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from scenewise import keys
 from scenewise.backbones import Backbone, create_backbone, load_subject
-from scenewise.engine.config import OptimiserConfig, RunConfig
+from scenewise.engine.config import EngineConfig, OptimiserConfig, RunConfig
 from scenewise.engine.data import Schedule
 from scenewise.engine.optim import peak_learning_rate
+from scenewise.engine.processes import local_world
 from scenewise.errors import UserError
-from scenewise.methods import Method, method_class
+from scenewise.methods import method_class
+from scenewise.methods.base import Method
 from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
 from scenewise.sources import Source
 from scenewise.views.regions import RegionPolicy, policy
 from scenewise.views.slots import Slot, scale_slots
 
+DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
 GROUP = 32  # images that share batch statistics: MoCo's 256 images on 8 GPUs
 
 
@@ -40,16 +43,14 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def choose_device(asked: str) -> str:
+def choose_device(asked: str) -> Literal["cpu", "cuda"]:
     """Return cpu or cuda; raises UserError when a GPU is asked for and there is none."""
     if asked == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device: 'cuda' was asked for, but torch sees no GPU here; use cpu or auto")
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return asked
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def choose_precision(asked: str, device: str) -> str:
+def choose_precision(asked: Literal["auto", "32", "bf16"], device: str) -> Literal["32", "bf16"]:
     """Return 32 or bf16: bf16 where the device computes in it (CPUs: AVX512-BF16 or AMX)."""
     if asked != "auto":
         return asked
@@ -62,10 +63,10 @@ def choose_precision(asked: str, device: str) -> str:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "32"
 
 
-def choose_group(asked: int | None, *, part: int, per_rank: int) -> tuple[int, list[str]]:
-    """Return the batch-norm group of the queue methods for parts of `part` images, `per_rank` of them on each process.
+def choose_group(asked: int | None, *, per_rank: int) -> tuple[int, list[str]]:
+    """Return the batch-norm group of the queue methods for `per_rank` images that one process computes at once.
 
-    Without a wish: the largest divisor of a part up to 32, at least 4. Raises UserError when groups cannot be whole on a rank.
+    Without a wish: the largest divisor up to 32, at least 4. Raises UserError when groups cannot be whole on a process.
     """
     if asked is not None:
         if per_rank % asked:
@@ -77,7 +78,10 @@ def choose_group(asked: int | None, *, part: int, per_rank: int) -> tuple[int, l
     group = max((size for size in range(4, GROUP + 1) if per_rank % size == 0), default=per_rank)
     if group == GROUP:
         return group, []
-    return group, [f"batch statistics over groups of {group} images instead of {GROUP}: {part} is not a multiple of {GROUP}"]
+    return group, [
+        f"batch statistics over groups of {group} images instead of {GROUP}: "
+        f"the {per_rank} images that a process computes at once are no multiple of {GROUP}"
+    ]
 
 
 def _nearest_divisor(number: int, wish: int) -> int:
@@ -105,20 +109,28 @@ def decide_optimiser(config: OptimiserConfig, method: type[Method]) -> Optimiser
     )
 
 
+def part_of_process(config: RunConfig, *, world: int) -> int:
+    """Return how many images one process computes at once; raises UserError when the batch cannot be dealt out evenly."""
+    engine = config.engine
+    shares = world * engine.accumulate
+    if engine.batch_size % shares:
+        nearest = max(1, round(engine.batch_size / shares)) * shares
+        raise UserError(
+            f"engine.batch_size: {engine.batch_size} cannot be divided by {world} processes x "
+            f"{engine.accumulate} accumulated parts; nearest: {nearest}"
+        )
+    return engine.batch_size // shares
+
+
 def make_schedule(config: RunConfig, images: int, *, world: int, rank: int) -> Schedule:
     """Return the schedule; raises UserError for a batch that the data or the processes cannot carry."""
-    engine, problems = config.engine, []
-    if images == 0:
-        problems.append(f"data.source: {config.data.source!r} holds no readable image")
-    elif engine.batch_size > images:
-        problems.append(
-            f"engine.batch_size: {engine.batch_size} is larger than the data set of {images} images; use --batch-size {images} or less"
+    engine = config.engine
+    part_of_process(config, world=world)
+    if engine.batch_size > images:
+        raise UserError(
+            f"engine.batch_size: {engine.batch_size} is larger than the data set of {images} readable images; "
+            f"use --batch-size {images} or less"
         )
-    if engine.batch_size % (world * engine.accumulate):
-        parts = f"{world} processes x {engine.accumulate} accumulated parts"
-        problems.append(f"engine.batch_size: {engine.batch_size} cannot be divided by {parts}")
-    if problems:
-        raise UserError(*problems)
     return Schedule(
         images=images,
         batch_size=engine.batch_size,
@@ -130,15 +142,22 @@ def make_schedule(config: RunConfig, images: int, *, world: int, rank: int) -> S
     )
 
 
-def make_backbone(config: RunConfig) -> tuple[Backbone, list[str]]:
-    """Return the initial backbone: random weights from the seed, or those of `backbone.init`."""
+def make_backbone(config: RunConfig, *, fresh: bool = True) -> tuple[Backbone, list[str]]:
+    """Return the initial backbone and what to say of it: random weights from the seed, or those of `backbone.init`.
+
+    Not `fresh`: weights from a checkpoint will follow, so `init` is not needed any more.
+    """
     asked = config.backbone
-    created = create_backbone(
-        asked.name, stem=asked.stem, norm=asked.norm, seed=config.seed, size=config.data.size
-    )
-    if asked.init is None:
+    if asked.init is None or not fresh:
+        created = create_backbone(
+            asked.name or DEFAULT_BACKBONE,
+            stem=asked.stem or "imagenet",
+            norm=asked.norm or "batch",
+            seed=config.seed,
+            size=config.data.size,
+        )
         return created, []
-    subject = load_subject(asked.init, size=config.data.size)
+    subject = load_subject(asked.init, seed=config.seed, size=config.data.size)
     given = subject.backbone
     problems = [
         f"backbone.{field}: {wanted!r} was asked for, but {asked.init!r} is {found!r}; leave it out or use the same"
@@ -147,50 +166,62 @@ def make_backbone(config: RunConfig) -> tuple[Backbone, list[str]]:
             ("stem", asked.stem, given.stem),
             ("norm", asked.norm, given.norm),
         )
-        if wanted != found
+        if wanted is not None and wanted != found
     ]
     if problems:
         raise UserError(*problems)
-    created.load_state_dict(given.state_dict())
-    return created, [f"the backbone starts from {asked.init} instead of random weights", *subject.notes]
+    given.train()
+    return given, [f"the backbone starts from {asked.init} instead of random weights", *subject.notes]
 
 
-def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 0) -> Plan:
-    """Decide every open value for this source; raises UserError with what cannot work."""
+def decide_engine(config: EngineConfig) -> EngineConfig:
+    """Fill what depends on this machine."""
+    device = choose_device(config.device)
+    cores = max(1, (os.cpu_count() or 1) // local_world())
+    return dataclasses.replace(
+        config,
+        device=device,
+        precision=choose_precision(config.precision, device),
+        workers=min(8, cores) if config.workers is None else config.workers,
+        threads=torch.get_num_threads() if config.threads is None else config.threads,
+    )
+
+
+def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 0, fresh: bool = True) -> Plan:
+    """Decide every open value for this source; raises UserError with what cannot work.
+
+    Not `fresh`: a checkpoint will fill the weights.
+    """
     kind = method_class(config.method)
     schedule = make_schedule(config, len(source), world=world, rank=rank)
     notes: list[str] = list(source.notes)
     method_config, said = kind.resolve(config.method_config, images=len(source), batch_size=config.engine.batch_size)
     notes += said
     optimiser = decide_optimiser(config.optimiser, kind)
-    part = config.engine.batch_size // config.engine.accumulate
-    device = choose_device(config.engine.device)
-    engine = dataclasses.replace(
-        config.engine,
-        precision=choose_precision(config.engine.precision, device),
-        workers=config.engine.workers if config.engine.workers is not None else min(8, os.cpu_count() or 1),
-        threads=config.engine.threads if config.engine.threads is not None else torch.get_num_threads(),
-    )
     crops = policy(config.data.crops)
     slots = scale_slots(kind.slots, config.data.size)
-    backbone, said = make_backbone(config)
+    backbone, said = make_backbone(config, fresh=fresh)
     notes += said
     backbone.check_size(*(slot.size for slot in slots.values()))
     group = config.backbone.batchnorm_group
-    if kind.grouped_batchnorm and config.backbone.norm == "batch":
-        group, said = choose_group(group, part=part, per_rank=part // world)
+    if kind.grouped_batchnorm and backbone.norm == "batch":
+        group, said = choose_group(group, per_rank=part_of_process(config, world=world))
         # a backbone without batch norm (ViT) has nothing to group
         group_batchnorm(backbone, group)
         notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []
     if schedule.dropped:
-        notes.append(f"{schedule.dropped} of {len(source)} images are left out of each epoch (no full batch), others each time")
+        notes.append(
+            f"{schedule.dropped} of {len(source)} images are left out of each epoch (no full batch), others each time"
+        )
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, source=source.spec),
         method_config=method_config,
         optimiser=optimiser,
-        engine=engine,
-        backbone=dataclasses.replace(config.backbone, batchnorm_group=group),
+        engine=decide_engine(config.engine),
+        backbone=dataclasses.replace(
+            config.backbone, name=backbone.name, stem=backbone.stem, norm=backbone.norm, batchnorm_group=group
+        ),
     )
     method = build_method(kind, method_config, backbone, seed=config.seed)
     return Plan(

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import logging
-import os
-import shutil
-import warnings
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import torch
-import yaml
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 
-from scenewise.backbones import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS_FILE, create_backbone, save_backbone
-from scenewise.engine.checkpoints import Checkpoint, load_checkpoint
-from scenewise.engine.config import RESUMABLE, RunConfig, build, flatten, to_yaml
+from scenewise.backbones import WEIGHTS_FILE, Backbone, save_backbone
+from scenewise.engine.checkpoints import Checkpoint
+from scenewise.engine.config import RunConfig, to_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.environment import describe
+from scenewise.engine.folder import CONFIG, as_resumed, prepare_folder, remove_own, writing
 from scenewise.engine.loop import Loop, check_skipped
-from scenewise.engine.plan import Plan, choose_device, choose_precision, make_plan
+from scenewise.engine.plan import (
+    Plan,
+    choose_device,
+    choose_group,
+    choose_precision,
+    decide_optimiser,
+    make_backbone,
+    make_plan,
+    part_of_process,
+)
 from scenewise.engine.probes import make_probe
+from scenewise.engine.processes import leave, make_fabric, quiet_libraries, started_rank, started_world, together
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.report.records import read_run
@@ -36,17 +41,6 @@ from scenewise.sources import Source, open_source, parse_spec
 from scenewise.views.opencv import check_opencv
 from scenewise.views.regions import policy
 from scenewise.views.slots import scale_slots
-
-OWN_FILES = (
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "tensorboard",
-    "checkpoints",
-    WEIGHTS_FILE,
-    "skipped.csv",
-    "report.html",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,74 +62,116 @@ def pretrain_run(
     reindex: bool = False,
     display: Display | None = None,
 ) -> Run:
-    """Carry out a run and return it. Raises UserError for wrong input, before any work; Interrupted after saving."""
-    display = display or Quiet()
+    """Carry out a run and return it. Raises UserError for wrong input, before any work; Interrupted after saving.
+
+    In one of several processes (torchrun) the first one speaks and writes; all of them return the same.
+    """
+    if display is None or started_rank():
+        display = Quiet()
     check_opencv()
-    check_config(config)
     checkpoint = prepare_folder(out, config, resume=resume, overwrite=overwrite, display=display)
     if checkpoint is not None:
-        config = _as_resumed(config, checkpoint)
+        config = as_resumed(config, checkpoint)
+    check_config(config, fresh=checkpoint is None)
     device = choose_device(config.engine.device)
-    with _quiet_libraries(), torch.random.fork_rng(devices=[]), _threads(config, device):
+    with quiet_libraries(), _computing(config, device):
         fabric = make_fabric(device, choose_precision(config.engine.precision, device))
         fabric.launch()
-        source = _open(config, fabric, display, reindex=reindex)
-        plan = make_plan(config, source, world=fabric.world_size, rank=fabric.global_rank)
-        check_skipped_at_start(plan)
-        for note in plan.notes:
-            display.say(f"note: {note}")
-        return _carry_out(plan, out, fabric, checkpoint, display)
+        run = _carry_out(config, out, fabric, checkpoint, display, reindex=reindex)
+        leave()
+    return run
 
 
-def _carry_out(plan: Plan, out: Path, fabric: Fabric, checkpoint: Checkpoint | None, display: Display) -> Run:
-    probe = make_probe(plan.config, fabric.device)
-    if fabric.is_global_zero:
-        if checkpoint is None:
-            _remove_own(out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(to_yaml(plan.config), encoding="utf-8")
-        environment = describe(fabric.device) | {"notes": list(plan.notes)}
-        (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-    fabric.barrier()
+def _carry_out(
+    config: RunConfig, out: Path, fabric: Fabric, checkpoint: Checkpoint | None, display: Display, *, reindex: bool
+) -> Run:
+    fresh = checkpoint is None
+    source = _open(config.data.source, fabric, display, reindex=reindex)
+    plan = make_plan(config, source, world=fabric.world_size, rank=fabric.global_rank, fresh=fresh)
+    check_skipped_at_start(plan)
+    probe = together(
+        lambda: make_probe(plan.config, plan.backbone.weights, fabric.device) if fabric.is_global_zero else None
+    )
+    for note in plan.notes:
+        display.say(f"note: {note}")
+    together(lambda: _start_folder(plan, out, fabric.device, fresh=fresh))
     loop = Loop(plan, fabric, out, display)
     if checkpoint is not None:
         loop.restore(checkpoint)
         display.say(f"resuming at step {checkpoint.step} of {plan.schedule.steps}")
-    if plan.config.engine.compile:
-        for module in (plan.backbone,):
-            module.compile()
+    _compile(plan)
     loop.run(probe)
-    if fabric.is_global_zero:
+    together(lambda: _finish(plan, out, display, told=loop.state.told))
+    return Run(folder=out, config=plan.config, backbone=out / WEIGHTS_FILE, notes=plan.notes)
+
+
+def _open(spec: str, fabric: Fabric, display: Display, *, reindex: bool) -> Source:
+    """Open the source, its index made by one process of each machine and found in the cache by the others."""
+    first = fabric.local_rank == 0
+    opened = together(lambda: open_with_display(spec, display, reindex=reindex) if first else None)
+    return together(lambda: open_source(spec) if opened is None else opened)
+
+
+def _start_folder(plan: Plan, out: Path, device: torch.device, *, fresh: bool) -> None:
+    """Write what is known before the first step, once a former run's files are gone."""
+    if started_rank():
+        return
+    with writing(out):
+        if fresh:
+            remove_own(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / CONFIG).write_text(to_yaml(plan.config), encoding="utf-8")
+        environment = describe(device) | {"processes": plan.schedule.world, "notes": list(plan.notes)}
+        (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str]) -> None:
+    """Write the backbone and say in plain words what is out of its healthy range at the end and was not `told` yet."""
+    if started_rank():
+        return
+    weights = plan.backbone.weights
+    with writing(out):
         save_backbone(
             out / WEIGHTS_FILE,
             plan.backbone,
             size=plan.config.data.size,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            mean=weights.mean,
+            std=weights.std,
             method=plan.config.method,
         )
-        _advise(out, plan.config.method, display)
-    fabric.barrier()
-    return Run(folder=out, config=plan.config, backbone=out / WEIGHTS_FILE, notes=plan.notes)
-
-
-def _advise(out: Path, method: str, display: Display) -> None:
-    """Say in plain words what is out of its healthy range at the end."""
-    figures = last_figures(read_run(out).history)
-    for advice in sentences(figures, method=method):
-        if advice.level != "ok":
+    for advice in sentences(last_figures(read_run(out).history), method=plan.config.method):
+        if advice.level != "ok" and advice.figure not in told:
             display.warn(advice.sentence)
 
 
-def check_config(config: RunConfig) -> None:
-    """Raise UserError for what is wrong before any data is looked at: every problem at once."""
+def _compile(plan: Plan) -> None:
+    """Compile the backbones, the teachers' too, in place: names and weights stay as they are."""
+    if plan.config.engine.compile:
+        for module in plan.method.modules():
+            if isinstance(module, Backbone):
+                module.compile()
+
+
+def check_config(config: RunConfig, *, fresh: bool = True) -> None:
+    """Raise UserError for what is wrong whatever the data are, before they are looked at: every problem at once.
+
+    `fresh`: the run starts anew, so the weights it starts from are needed.
+    """
     problems: list[str] = []
-    for check in (
+    checks: tuple[Callable[[], object], ...] = (
         lambda: policy(config.data.crops),
-        lambda: _check_backbone(config),
-        lambda: parse_spec(config.data.source),
+        lambda: _check_backbone(config, fresh=fresh),
+        lambda: _check_batch(config),
+        # the longest data there could be: what fails for them fails for any
+        lambda: method_class(config.method).resolve(
+            config.method_config, images=sys.maxsize, batch_size=config.engine.batch_size
+        ),
+        lambda: decide_optimiser(config.optimiser, method_class(config.method)),
         lambda: choose_device(config.engine.device),
-    ):
+        lambda: parse_spec(config.data.source),
+        lambda: None if config.probe.data is None else parse_spec(config.probe.data),
+    )
+    for check in checks:
         try:
             check()
         except UserError as error:
@@ -144,13 +180,15 @@ def check_config(config: RunConfig) -> None:
         raise UserError(*problems)
 
 
-def _check_backbone(config: RunConfig) -> None:
-    """Raise UserError for an architecture that cannot be made, without its memory."""
-    asked = config.backbone
-    with torch.device("meta"):
-        backbone = create_backbone(asked.name, stem=asked.stem, norm=asked.norm, seed=0, size=config.data.size)
-        slots = scale_slots(method_class(config.method).slots, config.data.size)
-        backbone.check_size(*(slot.size for slot in slots.values()))
+def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
+    backbone, _ = make_backbone(config, fresh=fresh)
+    slots = scale_slots(method_class(config.method).slots, config.data.size)
+    backbone.check_size(*(slot.size for slot in slots.values()))
+
+
+def _check_batch(config: RunConfig) -> None:
+    count = part_of_process(config, world=started_world())
+    choose_group(config.backbone.batchnorm_group, per_rank=count)
 
 
 def check_skipped_at_start(plan: Plan) -> None:
@@ -158,90 +196,6 @@ def check_skipped_at_start(plan: Plan) -> None:
     unreadable = plan.source.unreadable
     if unreadable:
         check_skipped(plan, 0, unreadable[-1])
-
-
-def prepare_folder(
-    out: Path, config: RunConfig, *, resume: bool, overwrite: bool, display: Display
-) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None for a fresh start. Nothing is removed here."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out: {str(out)!r} is a file; name a folder that does not exist yet")
-    used = out.is_dir() and any(out.iterdir())
-    last = out / "checkpoints" / "last.ckpt"
-    if resume:
-        if not last.exists():
-            display.say(f"nothing to resume in {out}: starting from the beginning")
-            foreign = [entry.name for entry in out.iterdir() if entry.name not in OWN_FILES] if used else []
-            if foreign:
-                raise UserError(f"--out: {str(out)!r} holds other files ({', '.join(sorted(foreign)[:3])}); name a run folder")
-            return None
-        checkpoint = load_checkpoint(last)
-        _check_same(config, checkpoint)
-        return checkpoint
-    if used and not overwrite:
-        raise UserError(
-            f"--out: {str(out)!r} exists and is not empty; name another folder, go on with --resume, "
-            "or replace the run in it with --overwrite"
-        )
-    return None
-
-
-def _check_same(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raise UserError when the run asked for is not the one in the checkpoint, but for what --resume may change."""
-    if config.method != checkpoint.method:
-        raise UserError(
-            f"method: the checkpoint is of {checkpoint.method!r}, not of {config.method!r}; "
-            "resume with its own method or name another --out"
-        )
-    before, now = flatten(build(yaml.safe_load(checkpoint.config))), flatten(config)
-    changed = [
-        f"{name}: {value!r} was asked for, the run has {before[name]!r}; --resume may change only device, workers and logging"
-        for name, value in now.items()
-        if name not in RESUMABLE
-        and value is not None
-        and value != "auto"
-        and value != before.get(name)
-        and not (name == "data.source" and same_data(value, before[name]))
-    ]
-    if changed:
-        raise UserError(*changed)
-
-
-def same_data(asked: str, recorded: str) -> bool:
-    """Return whether a data spec names the recorded canonical one, which says more (a default split, an absolute path)."""
-    first, second = parse_spec(asked), parse_spec(recorded)
-    same_options = all(second.options.get(name) == value for name, value in first.options.items())
-    return first.canonical() == second.canonical() and same_options
-
-
-def _as_resumed(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
-    """Return the checkpoint's configuration with what --resume may change taken from the new one."""
-    before = build(yaml.safe_load(checkpoint.config))
-    engine = dataclasses.replace(
-        before.engine,
-        device=config.engine.device,
-        workers=config.engine.workers,
-        tensorboard=config.engine.tensorboard,
-    )
-    return dataclasses.replace(before, engine=engine)
-
-
-def _remove_own(out: Path) -> None:
-    """Remove a former run's files from a folder, and nothing else."""
-    for name in OWN_FILES:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _open(config: RunConfig, fabric: Fabric, display: Display, *, reindex: bool) -> Source:
-    """Open the source, its index made by one process of each machine and read by the others."""
-    if fabric.local_rank == 0:
-        source = open_with_display(config.data.source, display, reindex=reindex)
-    fabric.barrier()
-    return source if fabric.local_rank == 0 else open_source(config.data.source)
 
 
 def open_with_display(spec: str, display: Display, *, split: str | None = None, reindex: bool = False) -> Source:
@@ -255,49 +209,20 @@ def open_with_display(spec: str, display: Display, *, split: str | None = None, 
         )
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Return the Fabric of this process: plain, or one of torchrun's."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    strategy = (
-        DDPStrategy(process_group_backend="nccl" if device == "cuda" else "gloo", broadcast_buffers=False)
-        if world > 1
-        else "auto"
-    )
-    return Fabric(
-        accelerator=device,
-        devices=local,
-        num_nodes=world // local,
-        strategy=strategy,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-
-
 @contextmanager
-def _threads(config: RunConfig, device: str) -> Iterator[None]:
-    """Compute with the configured number of threads on CPU; OpenCV single-threaded in this process too."""
-    before, before_opencv = torch.get_num_threads(), cv2.getNumThreads()
+def _computing(config: RunConfig, device: str) -> Iterator[None]:
+    """Compute reproducibly, with the configured number of threads on CPU; torch's global state is as before afterwards."""
+    threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    cudnn = torch.backends.cudnn
+    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
     cv2.setNumThreads(0)
+    cudnn.deterministic, cudnn.benchmark = True, False  # law 2: the same bytes on the same device
     if device == "cpu" and config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        cv2.setNumThreads(before_opencv)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep Fabric's hints about settings that are decided here from the user."""
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning_utilities.core.rank_zero")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(opencv_threads)
+        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark

@@ -10,10 +10,15 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """While active, `received` is the number of the first stopping signal, or 0. A second one acts as it always did."""
+    """While active, `received` is the number of the first stopping signal, or 0. A second one acts as it always did.
 
-    def __init__(self) -> None:
+    With `patient` further ones change nothing: torchrun passes on the Ctrl-C that the terminal has sent already, and ends what does
+    not end by itself.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
         self.received = 0
+        self._patient = patient
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
@@ -31,8 +36,9 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.received = number
-        self._restore()
+        self.received = self.received or number
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._former.items():

@@ -54,7 +54,7 @@ def cache_file(*parts: object) -> Path:
 def load(file: Path) -> Features | None:
     """Return what a cache file holds, or None when there is none or it is damaged (it is then written anew)."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             skipped = json.loads(kept["skipped"].tobytes())
             return Features(kept["features"], kept["index"], kept["digest"], tuple(Skip(*entry) for entry in skipped))
     except (OSError, ValueError, KeyError, BadZipFile, EOFError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -107,8 +108,9 @@ def _pixel_digest(view: np.ndarray) -> int:
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a loader process to one core: the workers share them."""
+    """Keep a loader process to one core, as the workers share them, and leave the interrupt to the main process."""
     del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -1,5 +1,9 @@
 """95 % percentile bootstrap intervals over test images, for one subject and for the difference of two.
 
+They speak of the figure to expect on another test set of the same size: average precision itself reads high when a
+class has few positives, and its resamples, which hold fewer distinct ones, read higher still. Measured on drawn scores
+(1,200 images, 11 classes of 4 to 28 %): 94 of 100 intervals of mAP hold the mean mAP of such test sets.
+
 A statistic is a function of whole-number weights (samples, images), how often each image counts, that returns its
 figures by name, one value a sample. So the figure itself (all weights 1), its resamples and paired differences are the
 same few lines of code, and a statistic can compute many resamples at once.

@@ -15,7 +15,10 @@ from scenewise.views.slots import Slot
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """The published optimiser settings of a method, used where a run does not say otherwise. `lr` is for 256 images a step."""
+    """The published optimiser settings of a method, used where a run does not say otherwise.
+
+    `lr` is for 256 images a step.
+    """
 
     optimiser: str
     lr: float

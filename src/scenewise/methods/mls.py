@@ -1,9 +1,11 @@
 """MLS: a crop of a scene is a multi-label sample; its labels are its nearest rows in a dictionary of past crops.
 
-Paper: Zhu, Fu, Wu, "Multi-Label Self-Supervised Learning with Scene Images", ICCV 2023, arXiv 2308.03286. The equations named are its own.
-Slots: one query view and one key view, both with the `moco` augmentation. State: teacher, a paired dictionary of backbone features and
-projections in one order.
-Departures: see docs/decisions (the reduction of the binary cross-entropy); the dictionary starts empty and only written rows count.
+Paper: Zhu, Fu, Wu, "Multi-Label Self-Supervised Learning with Scene Images", ICCV 2023, arXiv 2308.03286. The equations
+named are its own.
+Slots: one query view and one key view, both with the `moco` augmentation. State: teacher, a paired dictionary of
+backbone features and projections in one order.
+Departures: see docs/decisions (the reduction of the binary cross-entropy); the dictionary starts empty and only written
+rows count.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ class MLS(Method):
 
     title = "MLS: multi-label pseudo-labels over two dictionaries (binary cross-entropy) beside MoCo v2's loss"
     paper = "arXiv 2308.03286"
-    passes = 4
+    passes = 4.0
     slots: ClassVar[Mapping[str, Slot]] = {"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")}
     grouped_batchnorm = True
     training_defaults = Training(
         optimiser="sgd",
         lr=0.3,
         weight_decay=1e-4,
-        warmup_epochs=0,
+        warmup_epochs=0.0,
         exclude_norm_and_bias=False,
         origin="paper section 4.1 (batch 256 as DenseCL and Revisiting-Contrastive-SSL)",
     )
@@ -55,7 +57,7 @@ class MLS(Method):
         k: int = 20  # positives of a query (Table 8)
         temperature: float = 0.2
         weight: float = 0.5  # lambda of Eq. 10
-        warmup: float = 0  # epochs of InfoNCE alone before the term counts
+        warmup: float = 0.0  # epochs of InfoNCE alone before the term counts
         variant: Literal["bce", "bce_pos", "knn_softmax", "none"] = "bce"  # Table 6
         reduction: Literal["mean", "sum", "balanced", "per_positive"] = "mean"
         softmax_form: Literal["each_positive", "supervised_contrastive"] = "each_positive"  # of knn_softmax
@@ -102,9 +104,8 @@ class MLS(Method):
         """InfoNCE plus `weight` times the multi-label term, on one snapshot of the dictionaries (Eq. 1, 7-10)."""
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
         query_features, query_projection = self.encoder(query)  # (B, G), (B, D)
-        all_features, all_projections = encode_shuffled(
-            self.teacher, key, progress, shuffle=self.config.shuffle
-        )  # (world * B, ...)
+        joined = encode_shuffled(self.teacher, key, progress, shuffle=self.config.shuffle)
+        all_features, all_projections = joined  # (world * B, G), (world * B, D)
         dictionary = self.queue.read()
         usable = dictionary.usable(batch.index, mask_own=self.config.mask_own_image)
         contrast = info_nce(
@@ -116,7 +117,8 @@ class MLS(Method):
         )
         online = {"feature": query_features, "projection": query_projection}
         labels = self.labels(online, dictionary, usable)  # (B, Q)
-        counts = self.config.weight != 0 and progress.epoch >= self.config.warmup
+        warm = progress.step >= self.config.warmup * progress.steps_per_epoch
+        counts = warm and self.config.weight != 0
         with torch.set_grad_enabled(counts):  # before it counts the term is only watched
             term = self._term(online, dictionary, labels, usable)
         teacher = {"feature": local_slice(all_features), "projection": local_slice(all_projections)}
@@ -151,9 +153,7 @@ class MLS(Method):
         if config.variant == "none":
             return query.new_zeros(())
         if config.variant == "knn_softmax":
-            return knn_softmax(
-                query, rows, labels, temperature=temperature, form=config.softmax_form, valid=usable
-            )
+            return knn_softmax(query, rows, labels, temperature=temperature, form=config.softmax_form, valid=usable)
         return multilabel_loss(
             query,
             rows,
@@ -183,7 +183,10 @@ class MLS(Method):
         """
         count = labels.sum().clamp(min=1)
         own = labels & (dictionary.image[None, :] == batch.index[:, None])
-        return {"labels/new_share": (labels & ~teacher_labels).sum() / count, "labels/own_image_share": own.sum() / count}
+        return {
+            "labels/new_share": (labels & ~teacher_labels).sum() / count,
+            "labels/own_image_share": own.sum() / count,
+        }
 
     def after_update(self, progress: Progress) -> None:
         """Move the teacher by the constant momentum (section 3.2)."""

@@ -1,9 +1,10 @@
 """MoCo v2: contrast of a query with its key and a queue of past keys.
 
-Paper: Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive Learning", arXiv 2003.04297; MoCo: arXiv 1911.05722.
+Paper: Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive Learning", arXiv 2003.04297; MoCo:
+arXiv 1911.05722.
 Slots: one query view and one key view, both with the `moco` augmentation. State: teacher, queue.
-Departures: the queue starts empty and only written rows are negatives (`queue_start: random` is the authors' way); the teacher moves after
-the optimiser step instead of before the next key pass (the same sequence).
+Departures: the queue starts empty and only written rows are negatives (`queue_start: random` is the authors' way); the
+teacher moves after the optimiser step instead of before the next key pass (the same sequence).
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ class MoCoV2(Method):
 
     title = "MoCo v2: one positive against a queue of past keys (softmax)"
     paper = "arXiv 2003.04297"
-    passes = 4
+    passes = 4.0
     slots: ClassVar[Mapping[str, Slot]] = {"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")}
     grouped_batchnorm = True
     training_defaults = Training(
         optimiser="sgd",
         lr=0.3,
         weight_decay=1e-4,
-        warmup_epochs=0,
+        warmup_epochs=0.0,
         exclude_norm_and_bias=False,
         origin="MoCo v2 on COCO as DenseCL and ORL run it (0.03 on ImageNet)",
     )
@@ -72,9 +73,7 @@ class MoCoV2(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch."""
-        size, notes = resolve_dictionary_size(
-            config.dictionary_size, paper=65536, images=images, batch_size=batch_size
-        )
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=batch_size)
         if size <= batch_size:
             raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         return dataclasses.replace(config, dictionary_size=size), notes
@@ -88,10 +87,7 @@ class MoCoV2(Method):
         """InfoNCE of the queries against their keys and the queue as it was (MoCo Eq. 1)."""
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
         query_features, query_projection = self.encoder(query)  # (B, G), (B, D)
-        all_features, all_projections = encode_shuffled(
-            self.teacher, key, progress, shuffle=self.config.shuffle
-        )  # (world * B, ...)
-        del all_features
+        _, all_projections = encode_shuffled(self.teacher, key, progress, shuffle=self.config.shuffle)  # (world * B, D)
         dictionary = self.queue.read()
         usable = dictionary.usable(batch.index, mask_own=self.config.mask_own_image)
         contrast = info_nce(

@@ -1,1 +1,1 @@
-
+"""Small bricks with state that methods are made of."""

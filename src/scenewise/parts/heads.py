@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def mlp_head(features: int, hidden: int, width: int) -> nn.Sequential:
-    """Return MoCo v2's head: Linear, ReLU, Linear, with biases and without batch norm (MoCo's `--mlp`; MLS section 4.1)."""
+    """Return MoCo v2's head: Linear, ReLU, Linear, with biases, no batch norm (MoCo's `--mlp`; MLS section 4.1)."""
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
 
 
@@ -20,7 +20,7 @@ class Encoder(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch width"]]:
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch dim"]]:
         """Return g (B, G) in float32 and z (B, D)."""
         features = self.backbone(images)
         return features, self.head(features)

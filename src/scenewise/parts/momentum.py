@@ -1,4 +1,4 @@
-"""The teacher: a momentum copy of the online encoder, and the shuffled pass that keeps batch statistics from leaking."""
+"""The teacher: a momentum copy of the online encoder, and its shuffled pass, through which no batch statistics leak."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scenewise import keys
@@ -17,7 +18,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def momentum_copy(online: Module) -> Module:
-    """Return a copy of `online` that takes no gradient; its batch statistics come from its own passes, as in MoCo's code."""
+    """Return a copy of `online` without gradient; its batch statistics come from its own passes, as in MoCo's code."""
     teacher = copy.deepcopy(online)
     teacher.requires_grad_(False)
     return teacher
@@ -25,24 +26,28 @@ def momentum_copy(online: Module) -> Module:
 
 @torch.no_grad()
 def momentum_update(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Move every parameter: teacher <- momentum * teacher + (1 - momentum) * online (MoCo Eq. 2). Buffers are left alone."""
-    old, new = list(teacher.parameters()), [parameter.detach() for parameter in online.parameters()]
+    """Move every parameter: teacher <- momentum * teacher + (1 - momentum) * online (MoCo Eq. 2); no buffer moves."""
+    old: list[Tensor] = list(teacher.parameters())
+    new: list[Tensor] = list(online.parameters())
     torch._foreach_mul_(old, momentum)
     torch._foreach_add_(old, new, alpha=1.0 - momentum)
 
 
-def shuffle_order(count: int, progress: Progress) -> Tensor:
+def shuffle_order(count: int, progress: Progress) -> Int[Tensor, " count"]:
     """Return the permutation (count,) of the joined batch that belongs to (seed, step)."""
     generator = torch.Generator().manual_seed(keys.integer(progress.seed, "shuffle", progress.step))
     return torch.randperm(count, generator=generator)
 
 
 @torch.no_grad()
-def encode_shuffled(encoder: nn.Module, images: Tensor, progress: Progress, *, shuffle: bool = True) -> Sequence[Tensor]:
-    """Encode this rank's `images` (n, 3, H, W) in shuffled batch-norm groups; return the joined outputs in the original order.
+def encode_shuffled(
+    encoder: nn.Module, images: Float[Tensor, "batch 3 height width"], progress: Progress, *, shuffle: bool = True
+) -> Sequence[Float[Tensor, "joined _"]]:
+    """Encode this rank's `images` in shuffled batch-norm groups; return the joined outputs in the original order.
 
-    `encoder(images)` returns a tuple of (n, width) tensors; so does this, with (world * n, width) rows in rank order on every rank.
-    Shuffling over all processes: MoCo section 3.3; with split batch norm in one process it does the same between groups.
+    `encoder(images)` returns a tuple of (batch, width) tensors; so does this, with (world * batch, width) rows in rank
+    order on every rank. The shuffle over all processes is MoCo's (section 3.3); with batch norm in groups it does the
+    same between the groups of one process.
     """
     if not shuffle:
         return tuple(gather(output) for output in encoder(images))

@@ -36,9 +36,9 @@ class Snapshot:
 class Queue(nn.Module):
     """First in, first out, `size` rows, one or several columns of equal order (MoCo's queue; MLS's paired dictionary).
 
-    Everything is a buffer, so the checkpoint holds content, pointer, fill, image and crop box of each row. `push` replaces the
-    buffers instead of writing into them: what `read` returned stays as it was, which autograd needs and law 3 asks for.
-    No value is copied to the host.
+    Everything is a buffer, so the checkpoint holds content, pointer, fill, image and crop box of each row. `push`
+    replaces the buffers instead of writing into them: what `read` returned stays as it was, which autograd needs and
+    law 3 asks for. No value is copied to the host.
     """
 
     image: Tensor
@@ -82,7 +82,10 @@ class Queue(nn.Module):
         box: Float[Tensor, "batch 4"],
         step: int,
     ) -> None:
-        """Write a joined batch (B rows a column, normalised here) over the oldest rows; of a batch larger than the queue the last rows."""
+        """Write a joined batch (B rows a column, normalised here) over the oldest rows.
+
+        Of a batch larger than the queue its last rows are kept.
+        """
         keep = min(self.size, image.shape[0])
         target = (self.pointer + torch.arange(keep, device=self.image.device)) % self.size
         for name in self.columns:
@@ -106,20 +109,20 @@ def dictionary_figures(snapshot: Snapshot, step: int) -> dict[str, Tensor]:
 def resolve_dictionary_size(asked: int | None, *, paper: int, images: int, batch_size: int) -> tuple[int, list[str]]:
     """Return the rows of a dictionary and what to say about it.
 
-    Without a wish: the paper's value, at most a tenth of the images (papers/mls.md 4.3: a longer one holds many crops of the query's own
-    image), at least two batches (it must be longer than what one step writes). A wish is kept, with a warning where it is unwise.
+    Without a wish: the paper's value, at most a tenth of the images (a longer one holds many crops
+    of the query's own image), at least two batches (it must be longer than what one step writes). A wish is kept.
+    Either comes with a warning when it is longer than the data.
     """
-    if asked is not None:
-        if asked > images:
-            return asked, [
-                f"method.dictionary_size {asked} is longer than the data ({images} images): it holds several crops of "
-                "every image; at most a tenth of the data is recommended"
-            ]
-        return asked, []
-    capped = min(paper, max(images // 10, 2 * batch_size))
-    if capped == paper:
-        return paper, []
-    return capped, [
-        f"method.dictionary_size is {capped} instead of the paper's {paper}: a tenth of the {images} images, "
-        f"at least two batches of {batch_size}"
-    ]
+    size = min(paper, max(images // 10, 2 * batch_size)) if asked is None else asked
+    notes = []
+    if asked is None and size < paper:
+        notes.append(
+            f"method.dictionary_size is {size} instead of the paper's {paper}: a tenth of the {images} images, "
+            f"at least two batches of {batch_size}"
+        )
+    if size > images:
+        notes.append(
+            f"method.dictionary_size {size} is longer than the data ({images} images): it holds several crops of "
+            "every image; at most a tenth of the data is recommended"
+        )
+    return size, notes

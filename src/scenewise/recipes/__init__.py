@@ -31,6 +31,10 @@ def _recipes() -> dict[str, Recipe]:
     for module in pkgutil.iter_modules(__path__):
         content = vars(importlib.import_module(f"{__name__}.{module.name}"))
         for name, value in content.items():
-            if inspect.isfunction(value) and value.__module__ == f"{__name__}.{module.name}" and not name.startswith("_"):
+            if (
+                inspect.isfunction(value)
+                and value.__module__ == f"{__name__}.{module.name}"
+                and not name.startswith("_")
+            ):
                 found[name.replace("_", "-")] = value
     return dict(sorted(found.items()))

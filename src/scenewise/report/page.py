@@ -112,7 +112,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     backbone = run.config.get("backbone", "")
     if isinstance(backbone, Mapping):
         backbone = backbone.get("name", "")
-    facts = [("method", run.method), ("backbone", str(backbone))]
+    facts = [("method", run.method), ("backbone", str(backbone or ""))]
     if run.history:
         last = run.history[-1]
         if isinstance(last.get("step"), int):

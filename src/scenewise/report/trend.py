@@ -44,13 +44,12 @@ def comparison(table: ComparisonTable) -> list[str]:
             continue
         (best, cell), rest = ranked[0], ranked[1:]
         close = [subject for subject, other in rest if other.high >= cell.low]
+        clear = [subject for subject, _ in rest if subject not in close]
         lead = f"{protocol} {metric}: {best} is ahead with {percent(cell)} %"
         if not close:
             told.append(f"{lead}, clear of all others' intervals.")
         else:
-            cleared = f"; clear of {_listed([name for name, _ in rest if name not in close])}" * (
-                len(close) < len(rest)
-            )
+            cleared = f"; clear of {_listed(clear)}" if clear else ""
             told.append(f"{lead}, not decided against {_listed(close)}: their intervals overlap{cleared}.")
     return told
 

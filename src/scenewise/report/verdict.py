@@ -178,7 +178,8 @@ GRADIENT_ALARM = 100.0
 def sentences(figures: Mapping[str, float | int], *, method: str) -> list[Advice]:
     """Return the advice for every figure that has a healthy range, the gravest first.
 
-    figures: one epoch's, by their names in metrics.jsonl; unknown names are passed over, missing ones are fine.
+    figures: one epoch's, by their names in metrics.jsonl; unknown names are passed over, missing ones are fine. The
+    norms `grad/TERM` are of terms of weight 1; where `weight/TERM` is there too, they are multiplied by it.
     method: its name; what to try against a collapse depends on it.
     """
     advice = [_not_finite(name, float(value)) for name, value in figures.items() if not math.isfinite(value)]
@@ -187,7 +188,10 @@ def sentences(figures: Mapping[str, float | int], *, method: str) -> list[Advice
         if rule.figure in finite:
             remedy = COLLAPSE_REMEDIES.get(method) if rule is SPREAD else None
             advice.append(rule.judge(finite[rule.figure], remedy))
-    advice += _gradients({name: value for name, value in finite.items() if name.startswith("grad/")})
+    norms = {name: value for name, value in finite.items() if name.startswith("grad/")}
+    advice += _gradients(
+        {name: norm * finite.get(name.replace("grad/", "weight/"), 1.0) for name, norm in norms.items()}
+    )
     return sorted(advice, key=lambda item: ("alarm", "warn", "ok").index(item.level))
 
 
@@ -213,7 +217,7 @@ def _not_finite(name: str, value: float) -> Advice:
 
 
 def _gradients(norms: Mapping[str, float]) -> list[Advice]:
-    """Return what the gradient norms of the loss terms on the query embedding say, alone and against one another."""
+    """Return what the (weighted) gradient norms of the loss terms on the query embedding say, alone and in relation."""
     advice = []
     for name, norm in norms.items():
         if norm == 0:

@@ -58,7 +58,7 @@ def _binary(file: Path) -> Part:
 
 
 def _npz(file: Path) -> Part:
-    with np.load(file, allow_pickle=False) as content:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
         missing = [name for name in ("jpeg", "offset", "label") if name not in content]
         if missing:
             raise ValueError(f"no array {' and '.join(missing)}; a part holds jpeg (bytes), offset (N + 1), label (N)")

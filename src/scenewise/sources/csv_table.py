@@ -93,6 +93,7 @@ class _Table:
 
     def _read(self, file: Path, rows: csv.DictReader[str]) -> list[int]:
         problems, seen, unlabelled = Problems(), dict[bytes, int](), list[int]()
+        base = os.path.join(os.fsencode(self.root), b"")  # noqa: PTH118
         missing = [name for name in ("image", "labels") if name not in (rows.fieldnames or ())]
         if missing:
             found = ",".join(rows.fieldnames or ()) or "nothing"
@@ -106,7 +107,7 @@ class _Table:
                 problems.add(f"data: {file}, line {line}: no image named")
             elif path in seen:
                 problems.add(f"data: {file}, line {line}: {name} is already in line {seen[path]}")
-            elif not (self.root / os.fsdecode(path)).is_file():
+            elif not os.path.isfile(base + path):  # noqa: PTH113 - bytes, and quick for a million rows
                 problems.add(f"data: {file}, line {line}: no such image: {name} (in {self.root})")
             seen.setdefault(path, line)
             labels = {label.strip() for label in (row["labels"] or "").split(";")} - {""}

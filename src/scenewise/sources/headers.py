@@ -14,7 +14,6 @@ from PIL import (
     BmpImagePlugin,
     Image,
     JpegImagePlugin,
-    MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -26,8 +25,7 @@ from scenewise.errors import ImageError
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff")  # compared in lower case
 _FILES = (
-    JpegImagePlugin.JpegImageFile,
-    MpoImagePlugin.MpoImageFile,  # what some cameras and phones write into .jpg files
+    JpegImagePlugin.JpegImageFile,  # MPO too, which phones write into .jpg files: it begins as a JPEG
     PngImagePlugin.PngImageFile,
     WebPImagePlugin.WebPImageFile,
     BmpImagePlugin.BmpImageFile,

@@ -109,10 +109,12 @@ def folder_index(root: Path, *, reindex: bool = False, progress: Progress | None
 
     Raises UserError when the folder does not exist, is a file, or cannot be listed.
     """
-    if not root.exists():
+    if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise UserError(f"data: no such folder: {root}")
     if not root.is_dir():
         raise UserError(f"data: {root} is a file, not a folder; for a table of images write csv:{root}")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"data: no permission to list {root}")
     base = os.fsencode(os.path.realpath(root)).rstrip(b"/") + b"/"
     walk = Walk(base)
 
@@ -120,10 +122,7 @@ def folder_index(root: Path, *, reindex: bool = False, progress: Progress | None
         facts: Facts = {"hidden": walk.hidden, "loops": walk.loops, "endings": dict(walk.endings)}
         return walk.directories, facts
 
-    try:
-        return _kept_or_made(b"folder", base, walk, counted, {}, reindex=reindex, progress=progress)
-    except OSError as error:
-        raise UserError(f"data: cannot list {root}: {error.strerror or error}") from None
+    return _kept_or_made(b"folder", base, walk, counted, {}, reindex=reindex, progress=progress)
 
 
 def listed_index(
@@ -168,11 +167,13 @@ def _kept_or_made(
         try:
             written = arrow_files.write_images(temporary, base, found, progress=progress)
             temporary.replace(images)
+            watched, facts = counted()
+            facts |= written._asdict() | {"images": images.name}
+            arrow_files.write_watched(kept, watched, facts)  # from here on this is the index
+        except OSError as error:  # the disk of the cache is full, the drive of the data is gone
+            raise UserError(f"data: cannot index {printable(base)} (index kept in {folder}): {error}") from None
         finally:
             temporary.unlink(missing_ok=True)
-        watched, facts = counted()
-        facts |= written._asdict() | {"images": images.name}
-        arrow_files.write_watched(kept, watched, facts)  # from here on this is the index
         for older in folder.glob(f"{stem}.*.arrow"):
             if older not in (kept, images):
                 older.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)  # two letters or more: C:\ is a drive, not a kind
-_TAIL = re.compile(r"(.*)\?([A-Za-z_]*=?[^?/]*(?:/[^?]*)?)", re.DOTALL)
+_TAIL = re.compile(r"(.*)\?([A-Za-z_]+(?:=[^?]*)?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def parse_spec(text: str) -> Spec:
     """
     if not text.strip():
         raise UserError("data: no path given; expected a folder or kind:path, kind one of " + ", ".join(KINDS))
-    if Path(text).expanduser().exists():
+    if _exists(text):
         return Spec("folder", str(Path(text).expanduser()))
     prefix = _PREFIX.fullmatch(text)
     if prefix is None:
@@ -79,7 +79,7 @@ def parse_spec(text: str) -> Spec:
 
 def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
     tail = _TAIL.fullmatch(rest)
-    if tail is None or Path(rest).expanduser().exists():
+    if tail is None or _exists(rest):
         return rest, {}
     options: dict[str, str] = {}
     for part in filter(None, tail[2].split("&")):
@@ -92,6 +92,10 @@ def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
             raise UserError(f"data: option {name!r} is given twice in {kind}:{rest}")
         options[name] = value
     return tail[1], options
+
+
+def _exists(text: str) -> bool:
+    return os.path.exists(Path(text).expanduser())  # noqa: PTH110 - Path.exists raises for names that are too long
 
 
 def _unknown_option(kind: str, name: str) -> str:

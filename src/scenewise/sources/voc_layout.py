@@ -18,6 +18,7 @@ CLASSES = (
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _NUMBER = {name: number for number, name in enumerate(CLASSES)}
+_CLASS_FILES = tuple(f"{name}_" for name in CLASSES)
 _VALUE = {"1": 1, "0": -1, "-1": 0}  # a class file's 0 is "only difficult ones": not to be judged
 
 
@@ -65,11 +66,7 @@ def read_split(folder: Path, split: str) -> list[str]:
     lists = folder / "ImageSets" / "Main"
     file = lists / f"{split}.txt"
     if "/" in split or not file.is_file():
-        names = [
-            path.stem
-            for path in lists.glob("*.txt")
-            if path.stem.split("_")[0] not in CLASSES or path.stem in ("train",)
-        ]
+        names = [path.stem for path in lists.glob("*.txt") if not path.stem.startswith(_CLASS_FILES)]
         raise UserError(unknown_name("data: option split of voc:", split, names))
     ids, seen, problems = [], dict[str, int](), Problems()
     for line, text in enumerate(_lines(file), start=1):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from scenewise.engine.config import build
 from scenewise.engine.display import Display, Quiet
+from scenewise.engine.folder import writing
 from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
-from scenewise.evaluate.run import Evaluation, comparison_markdown
+from scenewise.evaluate.evaluation import Evaluation
 from scenewise.report.records import ComparisonTable
+from scenewise.tools.comparison import comparison_markdown
 from scenewise.tools.judge import judge
 from scenewise.tools.report import report_run, report_runs
 
@@ -19,7 +23,7 @@ DATA = "synthetic:1500"  # small enough for two cores and five minutes, large en
 SIZE = 64
 EPOCHS = 24
 BACKBONE = "resnet18"
-METHODS = ("mocov2", "mls")
+METHODS = {"mocov2": "MoCo v2", "mls": "MLS"}  # name -> as the table calls it
 
 
 def demo_tree(method: str, seed: int) -> dict[str, Any]:
@@ -40,26 +44,36 @@ def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, display: Disp
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {str(out)!r} is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UserError(f"--out: {str(out)!r} exists and is not empty; name another folder or replace it with --overwrite")
-    results = [_judge(f"random:{BACKBONE}", seed, display)]
-    for method in METHODS:
-        run = pretrain_run(build(demo_tree(method, seed)), out / method, overwrite=True, display=display)
-        report_run(run.folder)
-        results.append(_judge(str(run.folder), seed, display))
+        raise UserError(
+            f"--out: {str(out)!r} exists and is not empty; name another folder or replace it with --overwrite"
+        )
+    with writing(out):
+        results = [_judge(f"random:{BACKBONE}", "random init", seed, display)]
+        for method, name in METHODS.items():
+            run = pretrain_run(build(demo_tree(method, seed)), out / method, overwrite=True, display=display)
+            report_run(run.folder)
+            results.append(_judge(str(run.folder), name, seed, display))
+        _write_story(out, results, seed)
+    best = out / list(METHODS)[-1]
+    display.say(comparison_markdown(results))
+    display.say(f"report: {out / 'report.html'}")
+    display.say(f"backbone: {best}  (scenewise export {best} --format timm --out backbone.pth)")
+    return out
+
+
+def _write_story(out: Path, results: Sequence[Evaluation], seed: int) -> None:
     content = [result.to_json() for result in results]
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    said = f"{DATA}, {BACKBONE} at {SIZE} px, {EPOCHS} epochs, seed {seed}: a demonstration of the tool, not evidence for a method."
     report_runs(
         [out / method for method in METHODS],
         out / "report.html",
         title="Scenewise demo: generated scenes",
         table=ComparisonTable.from_results(content),
-        notes=[f"{DATA}, {BACKBONE} at {SIZE} px, {EPOCHS} epochs, seed {seed}: a demonstration of the tool, not evidence for a method."],
+        notes=[said],
     )
-    display.say(comparison_markdown(results))
-    display.say(f"report: {out / 'report.html'}")
-    display.say(f"backbone: {out / METHODS[-1]}  (scenewise export {out / METHODS[-1]} --format timm --out backbone.pth)")
-    return out
 
 
-def _judge(subject: str, seed: int, display: Display) -> Evaluation:
-    return judge(subject, DATA, protocols=("knn", "linear"), size=SIZE, seed=seed, display=display)
+def _judge(subject: str, name: str, seed: int, display: Display) -> Evaluation:
+    found = judge(subject, DATA, protocols=("knn", "linear"), size=SIZE, seed=seed, display=display)
+    return dataclasses.replace(found, subject=name)

@@ -58,7 +58,10 @@ def embed_data(
     paths = [source[int(index)].key for index in features.index]
     values = pa.array(features.features.reshape(-1))
     table = pa.table(
-        {"path": pa.array(paths, pa.string()), "embedding": pa.FixedSizeListArray.from_arrays(values, loaded.backbone.width)}
+        {
+            "path": pa.array(paths, pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(values, loaded.backbone.width),
+        }
     )
     temporary = out.with_name(f".{out.name}.partial")
     pq.write_table(table, temporary)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from scenewise.backbones import load_subject
-from scenewise.engine.config import read_yaml
+from scenewise.engine.config import build, read_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.plan import choose_device
 from scenewise.engine.run import open_with_display
-from scenewise.errors import UserError
-from scenewise.evaluate.run import Evaluation, check_protocols, evaluate_backbone
+from scenewise.errors import UserError, unknown_name
+from scenewise.evaluate.evaluation import Evaluation
+from scenewise.evaluate.run import PROTOCOLS, evaluate_backbone
 from scenewise.sources import Source, open_source, parse_spec
 
 
@@ -38,12 +40,13 @@ def judge(
     display = display or Quiet()
     check_protocols(protocols)
     where = choose_device(device)
-    parse_spec(data)
+    for spec in filter(None, (data, test_data)):
+        parse_spec(spec)
     loaded = load_subject(subject, seed=seed, size=size)
     train, test = open_splits(data, test_data, display, reindex=reindex)
     notes = [*loaded.notes, *pool_notes(subject, test)]
     with display.bar(f"evaluating {subject}", None) as bar:
-        return evaluate_backbone(
+        found = evaluate_backbone(
             loaded.backbone,
             train,
             test,
@@ -56,9 +59,18 @@ def judge(
             limit=limit,
             device=torch.device(where),
             workers=workers,
-            notes=notes,
             progress=lambda text, done, total: bar.update(done, total=total, text=text),
         )
+    return dataclasses.replace(found, notes=(*notes, *found.notes))
+
+
+def check_protocols(names: Sequence[str]) -> None:
+    """Raise UserError for names that are no protocols, all at once, and for none."""
+    problems = [unknown_name("--protocol", name, PROTOCOLS) for name in names if name not in PROTOCOLS]
+    if not names:
+        problems.append(f"--protocol: name at least one of {', '.join(PROTOCOLS)}")
+    if problems:
+        raise UserError(*problems)
 
 
 def open_splits(data: str, test_data: str | None, display: Display, *, reindex: bool = False) -> tuple[Source, Source]:
@@ -74,7 +86,9 @@ def open_splits(data: str, test_data: str | None, display: Display, *, reindex: 
         )
     whole = open_with_display(data, display, reindex=reindex)
     if whole.splits is None:
-        raise UserError(f"--test-data: {spec.kind}: has no splits; name the images to test on, for example --test-data csv:TEST.csv")
+        raise UserError(
+            f"--test-data: {spec.kind}: has no splits; name the images to test on, for example --test-data csv:TEST.csv"
+        )
     train_split, test_split = whole.splits
     return open_source(data, split=train_split), open_source(data, split=test_split)
 
@@ -84,11 +98,11 @@ def pool_notes(subject: str, test: Source) -> list[str]:
     config = Path(subject) / "config.yaml"
     if not config.is_file():
         return []
-    spec = (read_yaml(config).get("data") or {}).get("source")
     try:
-        pool = open_source(spec)
-    except (UserError, TypeError):
-        return [f"whether test images were in the pre-training pool is not known: {spec} cannot be opened"]
+        recorded = build(read_yaml(config)).data.source
+        pool = open_source(recorded)
+    except UserError as error:
+        return [f"whether test images were in the pre-training pool is not known: {error.problems[0]}"]
     seen = identities(pool) & identities(test)
     if not seen:
         return []

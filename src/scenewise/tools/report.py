@@ -49,7 +49,9 @@ def report_runs(
             sheets |= run_sheets(folder)
         except (UserError, ImageError) as error:
             told.append(f"no pictures of {folder.name}: {error}")
-    write_report(out, title=title, runs=[read_run(folder) for folder in folders], table=table, sheets=sheets, notes=told)
+    write_report(
+        out, title=title, runs=[read_run(folder) for folder in folders], table=table, sheets=sheets, notes=told
+    )
     return out
 
 
@@ -105,7 +107,8 @@ def crop_examples(config: RunConfig, source: Source, *, count: int = EXAMPLES, e
 
 def spread(length: int, count: int) -> list[int]:
     """Return up to `count` indices, evenly spread over a source."""
-    return np.unique(np.linspace(0, max(0, length - 1), num=min(count, length)).round().astype(int)).tolist()
+    places = np.linspace(0, max(0, length - 1), num=min(count, length)).round()
+    return [int(place) for place in np.unique(places)]
 
 
 def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> list[NeighbourRow]:
@@ -113,10 +116,11 @@ def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> li
 
     The queries are the central parts of photos, seen by the online backbone in evaluation mode.
     """
-    blank = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, init=None))
-    method = make_plan(blank, source).method
+    here = dataclasses.replace(config, engine=dataclasses.replace(config.engine, device="cpu"))
+    method = make_plan(here, source, fresh=False).method
     assert isinstance(method, MLS)
-    method.load_state_dict(load_checkpoint(checkpoint).model)
+    saved = load_checkpoint(checkpoint)
+    method.load_state_dict(saved.model)
     method.eval()
     dictionary = method.queue.read()
     rows = []
@@ -126,7 +130,8 @@ def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> li
         except ImageError:
             continue
         with torch.no_grad():
-            image = normalise(torch.from_numpy(query).permute(2, 0, 1)[None])
+            pixels = torch.from_numpy(query.copy()).permute(2, 0, 1)[None]
+            image = normalise(pixels, mean=tuple(saved.extra["mean"]), std=tuple(saved.extra["std"]))
             features, projection = method.encoder(image)
         encoded = {"feature": features, "projection": projection}[method.config.label_source]
         usable = dictionary.usable(torch.tensor([index]), mask_own=method.config.mask_own_image)
@@ -140,9 +145,7 @@ def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> li
                 crops.append(crop)
                 similarities.append(value)
         rows.append(
-            NeighbourRow(
-                query=query, neighbours=crops, similarities=similarities, caption=Path(source[index].key).name
-            )
+            NeighbourRow(query=query, neighbours=crops, similarities=similarities, caption=Path(source[index].key).name)
         )
     return rows
 

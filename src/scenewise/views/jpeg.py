@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from scenewise.errors import ImageError
 from scenewise.types import Size
 
-_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
-_AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # stuffed zeros and restart markers belong to the scan
+# A pattern that begins with one plain byte is searched several times faster.
+_MARKER = re.compile(rb"\xff[\x01-\xff]")
+_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xff]")  # stuffed zeros and restart markers belong to the scan
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x01, 0xD8, *range(0xD0, 0xD8)})  # markers without a length
-_SCAN, _END = 0xDA, 0xD9
+_SCAN, _END, _FILL = 0xDA, 0xD9, 0xFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,11 @@ def read_header(data: bytes) -> JpegHeader:
     position, pattern = 2, _MARKER
     frame: tuple[Size, int] | None = None
     while found := pattern.search(data, position):
-        marker, position, pattern = found[1][0], found.end(), _MARKER
+        marker, position = data[found.end() - 1], found.end()
+        if marker == _FILL:  # any number of these may stand before a marker
+            position -= 1
+            continue
+        pattern = _MARKER
         if marker == _END:
             if frame is None:
                 raise ImageError("corrupt JPEG: no picture in the file")

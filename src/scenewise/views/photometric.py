@@ -94,7 +94,7 @@ def render(
 def crop_and_resize(
     image: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, "4"], *, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Cut the box and resize it to `size` x `size`: bilinear, anti-aliased where a side shrinks (torchvision's default).
+    """Cut the box and resize it to `size` x `size`: bilinear, anti-aliased where a side shrinks, as torchvision does.
 
     Only pixels under the box are read. Its edges may be fractions of a pixel; a crop that is enlarged is cut at whole
     pixels. A box that is empty or outside gives the pixels nearest to it.

@@ -9,6 +9,7 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from scenewise import keys
+from scenewise.errors import UserError, unknown_name
 from scenewise.types import Record
 from scenewise.views.augmentations import augmentation
 from scenewise.views.decode import decode
@@ -66,6 +67,8 @@ def test_view(
     with `square` the whole photo is resized to size x size, its aspect not kept (the VOC07 SVM protocol).
     `interpolation` is `bilinear` or `bicubic`. Raises ImageError where the image cannot be read.
     """
+    if interpolation not in _FILTERS:
+        raise UserError(unknown_name("interpolation", interpolation, _FILTERS))
     height, width = record.size
     tall, wide = (size, size) if square else _shorter_side((height, width), max(size, round(size * ratio)))
     photo = np.array([0, 0, width, height], dtype=np.float32)

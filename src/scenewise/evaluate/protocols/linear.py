@@ -106,9 +106,10 @@ def choose(part: Part, grid: list[Point], classes: int, *, seed: int, config: Co
     best = int(judged.nan_to_num(-1.0).argmax())
     quantity = "accuracy" if part.labels.dim() == 1 else "mAP"
     how = f"best of {len(grid)} on {int(held.sum())} of {len(held)} training images ({quantity} {judged[best]:.1%})"
-    rates = [rate for rate, _ in grid]
-    edge = "; at the edge of the grid" if grid[best][0] in (min(rates), max(rates)) else ""
-    return grid[best], _sentence(grid[best], how + edge)
+    rates, decays = {rate for rate, _ in grid}, {decay for _, decay in grid}
+    rate, decay = grid[best]
+    outermost = (len(rates) > 1 and rate in (min(rates), max(rates))) or (len(decays) > 1 and decay == max(decays))
+    return grid[best], _sentence(grid[best], how + ("; at the edge of the grid" if outermost else ""))
 
 
 def _sentence(point: Point, how: str) -> str:

@@ -1,0 +1,125 @@
+"""The processes of a run: one, or those that torchrun started; what they must agree on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from scenewise.distributed import mean_over_ranks, world_size
+from scenewise.errors import UserError
+
+Result = TypeVar("Result")
+STATISTICS = ("running_mean", "running_var")  # the buffers of every batch norm
+
+
+def started_rank() -> int:
+    """Return this process's number among those that torchrun started, also before they know of each other; 0 when plain."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def started_world() -> int:
+    """Return how many processes torchrun started; 1 when plain."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world() -> int:
+    """Return how many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(started_world())))
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Return the Fabric of this process: plain, or one of torchrun's."""
+    world = started_world()
+    strategy = (
+        DDPStrategy(process_group_backend="nccl" if device == "cuda" else "gloo", broadcast_buffers=False)
+        if world > 1
+        else "auto"
+    )
+    return Fabric(
+        accelerator=device,
+        devices=local_world(),
+        num_nodes=world // local_world(),
+        strategy=strategy,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return the (small) value of every process, in rank order."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def anywhere(happened: bool, device: torch.device) -> bool:
+    """Return whether it happened on any process: cheap enough for every step."""
+    if world_size() == 1:
+        return happened
+    flag = torch.tensor(float(happened), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Return what `action` does on this process; a UserError on one process is raised on all, so that none waits for it."""
+    problems: tuple[str, ...] = ()
+    result: list[Result] = []
+    try:
+        result.append(action())
+    except UserError as error:
+        problems = error.problems
+    for found in gather_objects(problems):
+        if found:
+            raise UserError(*found)
+    return result[0]
+
+
+@torch.no_grad()
+def share_statistics(module: nn.Module) -> None:
+    """Make every process's running batch statistics their mean over all: what one process with the joined batch has.
+
+    The statistics move linearly, so it does not matter how often this is done; done at every step it does not depend on when a run
+    was interrupted either.
+    """
+    if world_size() == 1:
+        return
+    buffers: list[Tensor] = [value for name, value in module.named_buffers() if name.rpartition(".")[2] in STATISTICS]
+    if not buffers:
+        return
+    joined = mean_over_ranks(torch.cat([buffer.flatten() for buffer in buffers]))
+    for buffer, mean in zip(buffers, torch.split(joined, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+def leave() -> None:
+    """Take leave of the other processes, where there are any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep Fabric's hints about settings that are decided here from the user."""
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities.core.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
