@@ -2,7 +2,7 @@
 
     python benchmarks/views.py [--images 40] [--rounds 7] [--json FILE]
 
-Figures are medians over rounds of images per second, and ratios of medians; on a shared machine only the ratios mean something.
+Figures are medians over rounds of images per second, and ratios of medians: on a shared machine only those count.
 The photos are generated scenes, enlarged and saved as JPEG of quality 90.
 """
 

@@ -172,7 +172,7 @@ def embed(
     display: Display | None = None,
 ) -> int:
     """Write the embeddings of every image to a Parquet file and return their number (`scenewise embed`)."""
-    rows, _ = embed_data(
+    return embed_data(
         str(subject),
         data,
         Path(out),
@@ -184,7 +184,6 @@ def embed(
         reindex=reindex,
         display=display,
     )
-    return rows
 
 
 def export(subject: str | Path, *, format: str, out: str | Path, overwrite: bool = False) -> str:  # noqa: A002 - the flag's name

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Optional
 
 import typer
@@ -19,6 +22,8 @@ from scenewise import __version__
 from scenewise.errors import Interrupted, UserError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's UsageError, from wherever typer has click
+OTHERS_WAIT = 3.0  # seconds: of several processes the first speaks; when it dies for the same reason, torchrun ends the others
+MAIN_PROCESS = os.getpid()
 REPORT_BUG = "this is a fault in Scenewise, not in your input; please report it with the lines above"
 
 app = typer.Typer(
@@ -269,13 +274,29 @@ def _check_json(path: Path | None) -> None:
 
 
 def _write_json(path: Path | None, content: Any) -> None:
-    if path is not None:
+    if path is None:
+        return
+    try:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--json: cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Leave in order, closing files, where nothing is there to be saved (while a run trains the engine takes the signal over)."""
+    if os.getpid() != MAIN_PROCESS:  # a process that reads images: it has nothing to close
+        os._exit(128 + number)
+    raise Terminated(number)
+
+
+class Terminated(BaseException):
+    """The process was asked to end."""
 
 
 def run(arguments: list[str]) -> int:
@@ -290,6 +311,8 @@ def run(arguments: list[str]) -> int:
         return 2
     except Interrupted as error:
         return 128 + error.signal
+    except Terminated:
+        return 128 + signal.SIGTERM
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
@@ -303,5 +326,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(*lines: str) -> None:
+    if int(os.environ.get("RANK", "0")):
+        time.sleep(OTHERS_WAIT)
     for line in lines:
         typer.echo(f"scenewise: {line}", err=True)

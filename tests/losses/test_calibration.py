@@ -1,4 +1,4 @@
-"""The calibrated offset: predicted positives equal labelled ones, so the loss does not act along what all rows share."""
+"""The calibrated offset: predicted positives equal labelled ones, so nothing acts along what all rows share."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ def _read_in_worker(source: Any, index: int) -> tuple[str, bytes]:
     return record.key, record.read()
 
 
-@pytest.mark.parametrize("method", ["pickle", "spawn"])
+@pytest.mark.parametrize("method", ["pickle", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_source_pickles_without_its_index(tmp_path: Path, save: SaveImage, method: str) -> None:
     root = tmp_path / "photos"
     for index in range(200):

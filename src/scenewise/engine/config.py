@@ -39,10 +39,8 @@ class BackboneConfig:
 
     # as timm names it; None: resnet50 (all five papers use it), or the architecture of `init`; so are stem and norm
     name: str | None = None
-    stem: Literal["imagenet", "cifar"] | None = (
-        None  # None: imagenet; cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
-    )
-    norm: Literal["batch", "group"] | None = None  # None: batch
+    stem: str | None = None  # imagenet, or cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
+    norm: str | None = None  # batch, or group
     batchnorm_group: int | None = (
         None  # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
     )

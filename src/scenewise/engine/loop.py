@@ -83,7 +83,7 @@ class Loop:
         self.method = plan.method
         self.images = torch.empty(0, dtype=torch.int64)  # of the latest batch
         if plan.config.engine.channels_last:
-            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.method.to(memory_format=torch.channels_last)
         self.method.to(fabric.device)
         self.optimiser: Optimizer = make_optimiser(plan.config.optimiser, self.method, plan.peak_lr)
         module, optimiser = fabric.setup(StepModule(self.method), self.optimiser)
@@ -302,7 +302,7 @@ class Loop:
             return signals.received
         received = torch.tensor(float(signals.received), device=self.fabric.device)
         highest = self.fabric.all_reduce(received, reduce_op="max")
-        return int(float(highest))  # type: ignore[arg-type]
+        return int(float(highest))
 
     def _not_finite(self, what: str) -> UserError:
         named = ", ".join(str(self.plan.source[int(index)].key) for index in self.images[:4])

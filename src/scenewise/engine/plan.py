@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -99,7 +99,7 @@ def decide_optimiser(config: OptimiserConfig, method: type[Method]) -> Optimiser
         )
     return dataclasses.replace(
         config,
-        name=config.name or published.optimiser,
+        name=config.name or cast(Literal["sgd", "lars", "adamw"], published.optimiser),
         lr=published.lr if config.lr is None else config.lr,
         weight_decay=published.weight_decay if config.weight_decay is None else config.weight_decay,
         warmup_epochs=published.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs,
@@ -241,4 +241,4 @@ def build_method(kind: type[Method], config: Any, backbone: Backbone, *, seed: i
     """Return the method with heads initialised from the seed, whatever torch's global state is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keys.integer(seed, "weights", "heads"))
-        return kind(config, backbone, backbone.width, seed=seed)  # type: ignore[call-arg]
+        return kind(config, backbone, backbone.width, seed=seed)

@@ -20,10 +20,7 @@ def term_gradients(output: StepOutput) -> dict[str, float]:
     for name, term in output.terms.items():
         if not term.requires_grad:
             continue
-        (gradient,) = torch.autograd.grad(term, output.embeddings, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            figures[f"grad/{name}"] = 0.0
-            continue
+        (gradient,) = torch.autograd.grad(term, output.embeddings, retain_graph=True, materialize_grads=True)
         lengths = output.embeddings.detach().float().norm(dim=1) * gradient.float().norm(dim=1)
         figures[f"grad/{name}"] = float(lengths.sum())
     return figures

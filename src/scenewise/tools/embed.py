@@ -10,10 +10,12 @@ import torch
 
 from scenewise.backbones import load_subject
 from scenewise.engine.display import Display, Quiet
+from scenewise.engine.folder import writing
 from scenewise.engine.plan import choose_device
 from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.evaluate.features import extract_features
+from scenewise.sources import parse_spec
 
 
 def embed_data(
@@ -28,10 +30,10 @@ def embed_data(
     overwrite: bool = False,
     reindex: bool = False,
     display: Display | None = None,
-) -> tuple[int, list[str]]:
-    """Write `path` and `embedding` (pooled float32 features, not normalised) of every image; return the rows and the notes.
+) -> int:
+    """Write `path` and `embedding` (pooled float32 features, not normalised) of every image; return the number of rows.
 
-    Images that cannot be read are left out and named in the notes. Raises UserError for wrong input, before any work.
+    Images that cannot be read are left out and named. Raises UserError for wrong input, before any work.
     """
     display = display or Quiet()
     if out.is_dir():
@@ -41,8 +43,11 @@ def embed_data(
     if not out.parent.exists():
         raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
     where = choose_device(device)
+    parse_spec(data)
     loaded = load_subject(subject, size=size)
     source = open_with_display(data, display, reindex=reindex)
+    for note in source.notes:
+        display.say(f"note: {note}")
     with display.bar("embedding", len(source)) as bar:
         features = extract_features(
             loaded.backbone,
@@ -64,6 +69,12 @@ def embed_data(
         }
     )
     temporary = out.with_name(f".{out.name}.partial")
-    pq.write_table(table, temporary)
-    temporary.replace(out)
-    return len(paths), [f"left out {skip.key}: {skip.reason}" for skip in features.skipped]
+    try:
+        with writing(out):
+            pq.write_table(table, temporary)
+            temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for skip in features.skipped:
+        display.warn(f"left out {skip.key}: {skip.reason}")
+    return len(paths)

@@ -1,0 +1,120 @@
+"""MoCo v2: its loss against a loop over the written rows, its queue's start, its masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scenewise.methods import method_class
+from scenewise.methods.mocov2 import MoCoV2
+from scenewise.parts.queue import Queue, Snapshot
+from scenewise.types import Batch
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def slow_contrast(query: Tensor, key: Tensor, dictionary: Snapshot, batch: Batch, *, temperature: float, mask: bool):
+    """Return MoCo's Eq. 1, one query and one row at a time."""
+    queries, positives = unit(query.detach().double().numpy()), unit(key.double().numpy())
+    rows = dictionary.rows["projection"].double().numpy()
+    total = 0.0
+    for b in range(len(queries)):
+        positive = math.exp(float(queries[b] @ positives[b]) / temperature)
+        everything = positive
+        for j in range(len(rows)):
+            own = int(dictionary.image[j]) == int(batch.index[b])
+            if bool(dictionary.valid[j]) and not (mask and own):
+                everything += math.exp(float(queries[b] @ rows[j]) / temperature)
+        total -= math.log(positive / everything)
+    return total / len(queries)
+
+
+@pytest.mark.parametrize("queue_start", ["empty", "random"])
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("filled", [0, 1, 3, 5])
+def test_the_loss_is_the_formula_on_the_rows_that_count(lab, queue_start: str, mask: bool, filled: int) -> None:
+    method = lab.trained("mocov2", steps=filled, queue_start=queue_start, mask_own_image=mask, dictionary_size=30)
+    batch, old = lab.batch(method, 9), method.queue.read()
+    if filled:  # half of the queries meet an older crop of their own image
+        index = torch.cat([old.image[old.valid][-4:], batch.index[4:]])
+        batch = dataclasses.replace(batch, index=index)
+    output = method.step(batch, lab.progress(9))
+    expected = slow_contrast(output.embeddings, output.targets, old, batch, temperature=0.2, mask=mask)
+    assert float(output.loss) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    if queue_start == "empty" and filled == 0:
+        assert float(output.loss) == 0.0
+    if mask and filled:
+        unmasked = slow_contrast(output.embeddings, output.targets, old, batch, temperature=0.2, mask=False)
+        assert float(output.loss) < unmasked - 1e-4
+
+
+def test_query_and_key_are_encoded_by_the_online_encoder_and_the_teacher(lab) -> None:
+    method, batch = lab.trained("mocov2", momentum=0.5), None
+    batch = lab.batch(method, 3)
+    output = method.step(batch, lab.progress(3))
+    with torch.no_grad():
+        features, query = method.encoder(batch.views["query"][0])
+        _, key = method.teacher(batch.views["key"][0])
+        _, untaught = method.encoder(batch.views["key"][0])
+    torch.testing.assert_close(output.embeddings, query)
+    torch.testing.assert_close(output.features, features)
+    torch.testing.assert_close(output.targets, key)
+    assert not torch.allclose(key, untaught)
+    stored = method.queue.read().rows["projection"][method.queue.step == 3]
+    torch.testing.assert_close(stored, nn.functional.normalize(key, dim=1))
+
+
+def test_the_rows_carry_image_step_and_the_keys_box(lab) -> None:
+    method = lab.method("mocov2", dictionary_size=20)
+    batches = [lab.batch(method, number) for number in range(3)]
+    for number, batch in enumerate(batches):
+        method.step(batch, lab.progress(number))
+    snapshot = method.queue.read()  # 24 rows into 20: the oldest four are gone
+    order = torch.cat([torch.arange(4, 20), torch.arange(0, 4)])
+    assert torch.equal(snapshot.image[order], torch.cat([batch.index for batch in batches])[4:])
+    assert torch.equal(snapshot.box[order], torch.cat([batch.boxes["key"][0] for batch in batches])[4:])
+    assert snapshot.step[order].tolist() == [0] * 4 + [1] * 8 + [2] * 8
+
+
+def test_the_first_weights_of_the_teacher_are_the_online_ones(lab) -> None:
+    method = lab.method("mocov2")
+    pairs = list(zip(method.encoder.state_dict().values(), method.teacher.state_dict().values(), strict=True))
+    assert all(torch.equal(online, teacher) for online, teacher in pairs)
+
+
+def test_the_papers_settings_are_the_defaults() -> None:
+    config = MoCoV2.Config()
+    assert (config.momentum, config.temperature, config.width, config.queue_start) == (0.999, 0.2, 128, "empty")
+    decided, notes = MoCoV2.resolve(config, images=1_281_167, batch_size=256)
+    assert (decided.dictionary_size, notes) == (65536, [])
+    small, notes = MoCoV2.resolve(config, images=5000, batch_size=64)
+    assert small.dictionary_size == 500
+    assert "instead of the paper's 65536" in notes[0]
+
+
+def test_random_rows_are_those_of_the_seed(lab) -> None:
+    first, again, other = (lab.method("mocov2", queue_start="random", seed=seed) for seed in (0, 0, 1))
+    rows = [method.queue.read().rows["projection"] for method in (first, again, other)]
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_shuffling_matters_for_batch_statistics_only(lab) -> None:
+    for norm, matters in (("group", False), ("grouped", True)):
+        losses = []
+        for shuffle in (True, False):
+            method = lab.trained("mocov2", norm=norm, shuffle=shuffle)
+            losses.append(float(method.step(lab.batch(method, 3), lab.progress(3)).loss))
+        assert (abs(losses[0] - losses[1]) > 1e-3) == matters
+
+
+def test_a_method_of_this_name_is_this_class() -> None:
+    assert method_class("mocov2") is MoCoV2
+    assert isinstance(MoCoV2(MoCoV2.Config(dictionary_size=4), nn.Linear(2, 2), 2).queue, Queue)
