@@ -57,9 +57,9 @@ def hand_example(**choices) -> tuple[MLS, StepOutput]:
 
 def test_the_worked_example_end_to_end() -> None:
     method, output = hand_example()
-    assert float(output.terms["contrast"]) == pytest.approx(0.4794515569, abs=1e-9)
-    assert float(output.terms["multilabel"]) == pytest.approx(3.5333686397, abs=1e-9)
-    assert float(output.loss) == pytest.approx(2.2461358768, abs=1e-9)
+    assert output.terms["contrast"].item() == pytest.approx(0.4794515569, abs=1e-9)
+    assert output.terms["multilabel"].item() == pytest.approx(3.5333686397, abs=1e-9)
+    assert output.loss.item() == pytest.approx(2.2461358768, abs=1e-9)
     (gradient,) = torch.autograd.grad(output.terms["multilabel"], method.encoder.projection)
     assert gradient[0].tolist() == pytest.approx([0.06914041, -0.05185531], abs=1e-8)
     newest = method.queue.read()  # the key took the oldest row of both dictionaries
@@ -82,8 +82,8 @@ def test_the_worked_example_end_to_end() -> None:
 )
 def test_the_variants_of_the_worked_example(choices: dict, term: float) -> None:
     _, output = hand_example(**choices)
-    assert float(output.terms["multilabel"]) == pytest.approx(term, abs=1e-8)
-    assert float(output.loss) == pytest.approx(0.4794515569 + 0.5 * term, abs=1e-8)
+    assert output.terms["multilabel"].item() == pytest.approx(term, abs=1e-8)
+    assert output.loss.item() == pytest.approx(0.4794515569 + 0.5 * term, abs=1e-8)
 
 
 def slow_labels(query: np.ndarray, rows: np.ndarray, usable: np.ndarray, k: int) -> np.ndarray:
@@ -138,7 +138,7 @@ def meeting_own_images(lab, method: MLS, number: int) -> Batch:
     return dataclasses.replace(batch, index=torch.cat([images[-count:], batch.index[count:]]))
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     variant=st.sampled_from(["bce", "bce_pos", "knn_softmax"]),
     reduction=st.sampled_from(["mean", "sum", "balanced", "per_positive"]),
@@ -165,14 +165,14 @@ def test_every_variant_equals_a_loop_and_so_do_the_figures(lab, steps: int, **ch
     source = config.label_source
     labels = slow_labels(online[source], rows[source], usable, config.k)
     term = slow_term(online[config.logit_source], rows[config.logit_source], labels, usable, config)
-    assert float(output.terms["multilabel"]) == pytest.approx(term, rel=1e-4, abs=1e-5)
-    assert float(output.loss) == pytest.approx(float(output.terms["contrast"]) + 0.5 * term, rel=1e-4, abs=1e-5)
+    assert output.terms["multilabel"].item() == pytest.approx(term, rel=1e-4, abs=1e-5)
+    assert output.loss.item() == pytest.approx(output.terms["contrast"].item() + 0.5 * term, rel=1e-4, abs=1e-5)
 
     others = slow_labels(teacher[source], rows[source], usable, config.k)
     own = old.image.numpy()[None, :] == batch.index.numpy()[:, None]
     count = max(1, labels.sum())
-    assert float(output.metrics["labels/new_share"]) == pytest.approx((labels & ~others).sum() / count, abs=1e-6)
-    assert float(output.metrics["labels/own_image_share"]) == pytest.approx((labels & own).sum() / count, abs=1e-6)
+    assert output.metrics["labels/new_share"].item() == pytest.approx((labels & ~others).sum() / count, abs=1e-6)
+    assert output.metrics["labels/own_image_share"].item() == pytest.approx((labels & own).sum() / count, abs=1e-6)
     assert (labels.sum(axis=1) == np.minimum(config.k, usable.sum(axis=1))).all()
 
 
@@ -206,7 +206,7 @@ def test_the_term_counts_after_so_many_epochs_and_is_watched_before(lab, warmup:
     for step in {max(0, first - 1), first}:
         output = copy.deepcopy(method).step(lab.batch(method, 4), lab.progress(step))
         term, counts = output.terms["multilabel"], step >= first
-        assert float(term) > 0
+        assert term.item() > 0
         assert term.requires_grad == counts
         expected = output.terms["contrast"] + 0.5 * term if counts else output.terms["contrast"]
         assert torch.equal(output.loss, expected)
@@ -228,7 +228,7 @@ def test_the_own_key_is_no_label_of_its_step_but_of_the_next(lab) -> None:
     batch = lab.batch(method, 2)
     batch = dataclasses.replace(batch, views=dict.fromkeys(batch.views, batch.views["query"]))
     figures = [method.step(batch, lab.progress(step)).metrics["labels/own_image_share"] for step in (2, 3)]
-    assert [float(figure) for figure in figures] == [0.0, 1.0]
+    assert [figure.item() for figure in figures] == [0.0, 1.0]
     images = method.queue.read().image
     chosen = labels_of(method, batch.views["query"][0])
     assert [images[row].tolist() for row in chosen] == [[int(index)] for index in batch.index]
@@ -262,7 +262,7 @@ def test_one_order_for_both_dictionaries(lab) -> None:
         for name in columns:
             column = twin.queue.get_buffer(name)
             column.copy_(column[order].clone())
-        return float(twin.step(lab.batch(method, 9), lab.progress(9)).terms["multilabel"])
+        return twin.step(lab.batch(method, 9), lab.progress(9)).terms["multilabel"].item()
 
     assert term("rows_feature", "rows_projection") == pytest.approx(term(), rel=1e-5)
     assert abs(term("rows_feature") - term()) > 1e-4
@@ -325,40 +325,35 @@ def test_a_k_beyond_the_dictionary_is_refused(k: int, problem: str) -> None:
 
 
 def test_on_images_of_known_classes_neighbours_gather_and_features_do_not_collapse(lab) -> None:
-    """Eight coarse patterns, shifted and under noise: training finds what the pictures of a class have in common."""
-    method = lab.method(
-        "mls", width=16, k=4, dictionary_size=96, momentum=0.95, reduction="balanced", weight=0.1, mask_own_image=True
-    )
-    optimiser = lab.optimiser(method, lr=0.1)
+    """Eight coarse patterns under changing tint and noise: the neighbours come to be of the query's class."""
+    method = lab.method("mls", width=16, k=4, dictionary_size=96, reduction="balanced", weight=0.1, mask_own_image=True)
+    optimiser = lab.optimiser(method, lr=0.03)
     generator = torch.Generator().manual_seed(0)
-    patterns = nn.functional.interpolate(torch.randn(8, 3, 4, 4, generator=generator), size=16)
+    patterns = nn.functional.interpolate(torch.randn(8, 3, 3, 3, generator=generator), size=24)
 
     def view(classes: Tensor) -> Tensor:
-        shift = tuple(torch.randint(-4, 5, (2,), generator=generator).tolist())
-        noise = 1.5 * torch.randn(len(classes), 3, 16, 16, generator=generator)
-        return patterns[classes].roll(shift, (2, 3)) + noise
+        tint = 0.5 * torch.randn(len(classes), 3, 1, 1, generator=generator)
+        return patterns[classes] + tint + 0.3 * torch.randn(len(classes), 3, 24, 24, generator=generator)
 
     shares = []
-    for step in range(250):
+    for step in range(120):
         classes = torch.randint(0, 8, (16,), generator=generator)
         batch = Batch(
-            index=8 * torch.arange(16 * step, 16 * (step + 1))
-            + classes,  # the class can be read off the image's number
+            index=8 * torch.arange(16 * step, 16 * (step + 1)) + classes,  # an image's number tells its class
             views={"query": view(classes)[None], "key": view(classes)[None]},
             boxes={"query": torch.zeros(1, 16, 4), "key": torch.zeros(1, 16, 4)},
         )
-        if step in range(6, 16) or step >= 240:
-            row_classes = method.queue.image % 8
-            labels = labels_of(method, batch.views["query"][0])
-            shares.append(float((row_classes[None, :] == classes[:, None])[labels].float().mean()))
-        output = method.step(batch, Progress(step=step, steps=250, steps_per_epoch=50, seed=0))
+        labels = labels_of(method, batch.views["query"][0])
+        same_class = method.queue.image[None, :] % 8 == classes[:, None]
+        shares.append(same_class[labels].float().mean().item())  # the first is nan: no row, no label
+        output = method.step(batch, START)
         optimiser.zero_grad()
         output.loss.backward()
         optimiser.step()
         method.after_update(START)
         assert output.loss.isfinite()
-    early, late = np.mean(shares[:10]), np.mean(shares[10:])
-    assert late > early + 0.15
-    assert late > 0.5
+    early, late = np.mean(shares[6:16]), np.mean(shares[-10:])
+    assert late > early + 0.2
+    assert late > 0.75  # an eighth by chance
     spread = nn.functional.normalize(output.embeddings, dim=1).std(dim=0).mean()
-    assert float(spread) > 0.3 / math.sqrt(16)
+    assert spread.item() > 0.3 / math.sqrt(16)

@@ -1,0 +1,153 @@
+"""One process of a run, and what the tests compare: `python worker.py RANK WORLD RENDEZVOUS OUT`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scenewise import distributed
+from scenewise.losses import nt_xent
+from scenewise.methods import method_class, method_names
+from scenewise.parts.batchnorm import group_batchnorm
+from scenewise.parts.momentum import encode_shuffled
+from scenewise.types import Batch, Progress
+from scenewise.views.slots import scale_slots
+
+JOINED, SIZE, GROUP, STEPS = 24, 16, 4, 4  # 24 images: whole groups of 4 on each of 1, 2 or 3 ranks
+
+
+class Tiny(nn.Module):
+    """A convolution, a norm and a mean over places."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 12, 5, stride=2, bias=False), norm, nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.layers(images)
+        return maps.float().mean(dim=(2, 3))
+
+
+def tiny(norm: str) -> nn.Module:
+    torch.manual_seed(0)
+    return Tiny(nn.GroupNorm(3, 12)) if norm == "group" else group_batchnorm(Tiny(nn.BatchNorm2d(12)), GROUP)
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gathers() -> dict[str, Any]:
+    """Join what every rank made of its number."""
+    mark = distributed.rank() + 1
+    image = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2).float() * mark
+    return {
+        "world": distributed.world_size(),
+        "rank": distributed.rank(),
+        "rows": distributed.gather(torch.tensor([[10 * mark], [10 * mark + 1]])),
+        "bool": distributed.gather(torch.tensor([mark == 1])),
+        "half": distributed.gather(torch.tensor([0.5 * mark], dtype=torch.bfloat16)),
+        "plain": distributed.gather(image),
+        "channels_last": distributed.gather(image.to(memory_format=torch.channels_last)),
+        "transposed": distributed.gather(image.transpose(2, 3)).transpose(2, 3),
+        "mean": distributed.mean_over_ranks(torch.tensor([1.0 * mark, 0.0])),
+        "slice": distributed.local_slice(torch.arange(6 * distributed.world_size())),
+        "detached": not distributed.gather(torch.ones(1, requires_grad=True)).requires_grad,
+    }
+
+
+def joined_gradients(gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Return loss and averaged gradient of a loss on the joined batch, as data-parallel training computes them."""
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 4)
+    first, second = (layer(distributed.local_slice(random(JOINED, 5, seed=seed))) for seed in (1, 2))
+    joined = gather(first), gather(second)
+    if not joined[0].requires_grad:  # without gradient through the gather only the own rows can have one
+        count = JOINED // distributed.world_size()
+        place = slice(distributed.rank() * count, (distributed.rank() + 1) * count)
+        for rows, own in zip(joined, (first, second), strict=True):
+            rows[place] = own
+    loss = nt_xent(*joined, temperature=0.3)
+    loss.backward()
+    return {"loss": loss.detach(), **{name: averaged(value.grad) for name, value in layer.named_parameters()}}
+
+
+def averaged(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    return distributed.mean_over_ranks(gradient)
+
+
+def shuffled(norm: str) -> Tensor:
+    """Return the joined outputs of the shuffled pass over this rank's slice."""
+    model = tiny(norm)
+    images = distributed.local_slice(random(JOINED, 3, SIZE, SIZE, seed=3)).to(memory_format=torch.channels_last)
+    progress = Progress(step=5, steps=10, steps_per_epoch=10, seed=0)
+    return encode_shuffled(lambda rows: (model(rows),), images, progress)[0]  # type: ignore[arg-type]
+
+
+def local_batch(slots: Any, number: int) -> Batch:
+    """Return this rank's contiguous slice of the joined batch."""
+    views, boxes = {}, {}
+    scenes = random(JOINED, 3, 1, 1, seed=100 + number)
+    for place, (name, slot) in enumerate(scale_slots(slots, SIZE).items()):
+        noise = random(slot.count, JOINED, 3, slot.size, slot.size, seed=1000 * number + place)
+        views[name] = torch.stack([distributed.local_slice(view) for view in scenes + noise])
+        boxes[name] = torch.stack(
+            [distributed.local_slice(box) for box in random(slot.count, JOINED, 4, seed=10_000 * number + place)]
+        )
+    index = distributed.local_slice(torch.arange(number * JOINED, (number + 1) * JOINED))
+    return Batch(index=index, views=views, boxes=boxes)
+
+
+def train(name: str, norm: str) -> dict[str, Any]:
+    """Take some optimiser steps with averaged gradients; return losses, figures, gradients and the whole state."""
+    kind = method_class(name)
+    config, _ = kind.resolve(kind.Config(), images=700, batch_size=JOINED)
+    backbone = tiny(norm)
+    torch.manual_seed(1)
+    method = kind(config, backbone, 12, seed=0)
+    trainable = {key: value for key, value in method.named_parameters() if value.requires_grad}
+    optimiser = torch.optim.SGD(trainable.values(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    record: dict[str, Any] = {}
+    for number in range(STEPS):
+        progress = Progress(step=number, steps=STEPS, steps_per_epoch=STEPS, seed=0)
+        output = method.step(local_batch(kind.slots, number), progress)
+        optimiser.zero_grad()
+        output.loss.backward()
+        for key, parameter in trainable.items():
+            parameter.grad = averaged(parameter.grad)
+            record[f"{number}/gradient/{key}"] = parameter.grad.clone()
+        optimiser.step()
+        method.after_update(progress)
+        figures = {"loss": output.loss, **output.terms, **output.metrics}
+        for key, value in figures.items():
+            record[f"{number}/{key}"] = distributed.mean_over_ranks(torch.as_tensor(value).float())
+    return record | {f"state/{key}": value for key, value in method.state_dict().items()}
+
+
+def everything() -> dict[str, Any]:
+    """Return all that is compared."""
+    return {
+        "gathers": gathers(),
+        "with gradient": joined_gradients(distributed.gather_with_gradient),
+        "without gradient": joined_gradients(lambda rows: distributed.gather(rows).clone()),
+        **{f"shuffled {norm}": shuffled(norm) for norm in ("group", "grouped")},
+        **{f"{name} {norm}": train(name, norm) for name in method_names() for norm in ("group", "grouped")},
+    }
+
+
+def main(rank: int, world: int, rendezvous: Path, out: Path) -> None:
+    """Join the others, compute, and write what came out."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=world)
+    torch.save(everything(), out)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
