@@ -14,6 +14,7 @@ from scenewise import distributed
 from scenewise.losses import nt_xent
 from scenewise.methods import method_class, method_names
 from scenewise.parts.batchnorm import group_batchnorm
+from scenewise.parts.heads import Encoder
 from scenewise.parts.momentum import encode_shuffled
 from scenewise.types import Batch, Progress
 from scenewise.views.slots import scale_slots
@@ -84,10 +85,10 @@ def averaged(gradient: Tensor | None) -> Tensor:
 
 def shuffled(norm: str) -> Tensor:
     """Return the joined outputs of the shuffled pass over this rank's slice."""
-    model = tiny(norm)
+    model = Encoder(tiny(norm), nn.Identity())
     images = distributed.local_slice(random(JOINED, 3, SIZE, SIZE, seed=3)).to(memory_format=torch.channels_last)
     progress = Progress(step=5, steps=10, steps_per_epoch=10, seed=0)
-    return encode_shuffled(lambda rows: (model(rows),), images, progress)[0]  # type: ignore[arg-type]
+    return encode_shuffled(model, images, progress)[0]
 
 
 def local_batch(slots: Any, number: int) -> Batch:

@@ -89,9 +89,12 @@ def test_a_section_that_is_no_section_is_refused(value: object) -> None:
     assert any(problem.startswith("method: ") for problem in problems({**LEAST, "method": value}))
 
 
-def test_names_that_are_no_words_are_refused() -> None:
-    assert problems({**LEAST, 3: 4})[0].startswith("3: no such setting")
-    assert problems({**LEAST, "engine": {3: 4}})[0].startswith("engine.3: no such setting")
+def test_names_that_are_no_words_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("3: 4\nengine: {5: 6}\n")
+    told = problems({**LEAST, **read_yaml(file)})
+    assert told[0].startswith("3: no such setting")
+    assert told[1].startswith("engine.5: no such setting")
 
 
 def test_a_missing_method_and_source_say_what_to_write() -> None:

@@ -17,7 +17,7 @@ from scenewise.engine.optim import LARS, learning_rate, make_optimiser, peak_lea
 
 
 def options(**changed: Any) -> OptimiserConfig:
-    usual = {"name": "sgd", "lr": 0.3, "weight_decay": 1e-4, "warmup_epochs": 0, "exclude_norm_and_bias": False}
+    usual = {"name": "sgd", "lr": 0.3, "weight_decay": 1e-4, "warmup_epochs": 0.0, "exclude_norm_and_bias": False}
     return OptimiserConfig(**(usual | changed))
 
 
@@ -116,7 +116,7 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_the_end(
 
 
 def test_a_constant_schedule_stays_at_the_peak() -> None:
-    config = options(schedule="constant", warmup_epochs=1)
+    config = options(schedule="constant", warmup_epochs=1.0)
     rates = [learning_rate(config, peak=2.0, step=step, steps=8, steps_per_epoch=2) for step in range(8)]
     assert rates == [1.0] + [2.0] * 7
 

@@ -51,7 +51,7 @@ def hand_example(**choices) -> tuple[MLS, StepOutput]:
         step=0,
     )
     views = {name: torch.zeros(1, 1, 3, 4, 4) for name in ("query", "key")}
-    boxes = {name: torch.zeros(1, 1, 4) for name in ("query", "key")}
+    boxes = {"query": torch.zeros(1, 1, 4), "key": torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])}
     return method, method.step(Batch(index=torch.tensor([9]), views=views, boxes=boxes), START)
 
 
@@ -64,6 +64,7 @@ def test_the_worked_example_end_to_end() -> None:
     assert gradient[0].tolist() == pytest.approx([0.06914041, -0.05185531], abs=1e-8)
     newest = method.queue.read()  # the key took the oldest row of both dictionaries
     assert newest.image.tolist() == [9, 1, 2, 3]
+    assert newest.box[0].tolist() == [1.0, 2.0, 3.0, 4.0]
     assert newest.rows["projection"][0].tolist() == pytest.approx([0.8, 0.6])
     assert newest.rows["feature"][0].tolist() == pytest.approx([math.sqrt(0.5)] * 2)
 

@@ -155,7 +155,12 @@ def read_yaml(path: Path) -> Tree:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"--config: {str(path)!r} must hold sections such as `data:` and `method:`")
-    return tree
+    return _with_words(tree)
+
+
+def _with_words(tree: Mapping[Any, Any]) -> Tree:
+    """Return the tree with every key as text: YAML has keys of other types, no setting does."""
+    return {str(key): _with_words(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
 def assign(tree: Tree, name: str, value: Any) -> None:

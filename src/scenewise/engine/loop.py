@@ -106,7 +106,7 @@ class Loop:
         """Write a checkpoint from the first process; the others wait. Raises UserError when the disk refuses, or a weight is not finite."""
         model = self.method.state_dict()
         if not all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point()):
-            raise self._not_finite("a weight became infinite")
+            raise self._not_finite("a weight is not finite")
         together(lambda: self._write(name, model) if self.fabric.is_global_zero else None)
 
     def _write(self, name: str, model: dict[str, Any]) -> None:

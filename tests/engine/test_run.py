@@ -1,0 +1,324 @@
+"""What a run promises: the same bytes again, also when it was stopped and went on, and a folder that tells it all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from scenewise.backbones import create_backbone, load_backbone
+from scenewise.engine.checkpoints import load_checkpoint
+from scenewise.engine.config import build, read_yaml
+from scenewise.engine.display import Quiet
+from scenewise.engine.loop import Loop
+from scenewise.engine.run import Run, pretrain_run
+from scenewise.errors import Interrupted, UserError
+
+Train = Callable[..., Run]
+TIMING = ("images_per_second", "data_wait")
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Return metrics.jsonl without what the clock says."""
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in read]
+
+
+def assert_same(first: Run, second: Run) -> None:
+    assert first.backbone.read_bytes() == second.backbone.read_bytes()
+    assert lines(first.folder) == lines(second.folder)
+    states = [load_checkpoint(run.folder / "checkpoints" / "last.ckpt") for run in (first, second)]
+    assert states[0].model.keys() == states[1].model.keys()
+    assert all(torch.equal(value, states[1].model[name]) for name, value in states[0].model.items())
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Do something once `step` steps are done."""
+    real = Loop._step
+
+    def watched(self: Loop, *arguments: Any, **options: Any) -> dict[str, float]:
+        figures = real(self, *arguments, **options)
+        if self.state.step + 1 == step:
+            act()
+        return figures
+
+    monkeypatch.setattr(Loop, "_step", watched)
+
+
+def test_the_same_seed_gives_the_same_bytes_with_workers_and_from_its_own_config(
+    train: Train, reference: Run, tmp_path: Path
+) -> None:
+    torch.manual_seed(12345)  # the state of the libraries has no part in it
+    with_workers = train(tmp_path / "workers", engine={"workers": 2})
+    assert_same(reference, with_workers)
+    again = pretrain_run(build(read_yaml(reference.folder / "config.yaml")), tmp_path / "again")
+    assert_same(reference, again)
+    assert (tmp_path / "again" / "config.yaml").read_bytes() == (reference.folder / "config.yaml").read_bytes()
+
+
+def test_another_seed_gives_other_weights(train: Train, reference: Run, tmp_path: Path) -> None:
+    other = train(tmp_path / "run", seed=1)
+    assert other.backbone.read_bytes() != reference.backbone.read_bytes()
+
+
+def test_the_callers_random_numbers_are_left_alone(train: Train, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(tmp_path / "run", engine={"epochs": 1})
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_folder_tells_the_run(reference: Run) -> None:
+    folder = reference.folder
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "backbone.safetensors",
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+    ]
+    written = lines(folder)
+    assert [line["step"] for line in written] == list(range(1, 11))
+    assert [line["epoch"] for line in written] == [1] * 5 + [2] * 5
+    assert all({"loss", "lr", "loss/contrast", "loss/multilabel", "queue/fill"} <= line.keys() for line in written)
+    for line in (written[4], written[9]):
+        assert {"health/effective_rank", "health/alignment", "grad/contrast", "grad/multilabel"} <= line.keys()
+    assert "health/alignment" not in written[3]
+    assert written[0]["lr"] == pytest.approx(0.1 * 8 / 256)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["method"]["dictionary_size"] == 16
+    assert settings["optimiser"]["name"] == "sgd"
+    assert settings["backbone"]["batchnorm_group"] == 8
+    assert "out" not in settings
+    environment = json.loads((folder / "environment.json").read_text())
+    assert {"versions", "commit", "machine", "command", "notes"} <= environment.keys()
+    with safe_open(reference.backbone, "pt") as opened:
+        assert opened.metadata()["name"] == "test_resnet"
+        assert opened.metadata()["method"] == "mls"
+    assert not load_backbone(folder).training
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
+    train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7 if number == signal.SIGINT else 5, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted) as caught:
+            train(tmp_path / "run")
+    assert caught.value.signal == number
+    assert signal.getsignal(number) == before
+    assert not (tmp_path / "run" / "backbone.safetensors").exists()
+    workers = {"workers": 2} if number == signal.SIGINT else {}
+    assert_same(reference, train(tmp_path / "run", resume=True, engine=workers))
+
+
+def test_a_second_signal_stops_at_once(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stop_after(monkeypatch, 2, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run")
+
+
+def test_a_run_that_died_between_checkpoints_goes_back_to_the_last(
+    train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(BaseException):
+        pass
+
+    def cut() -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8, cut)
+        with pytest.raises(PowerCut):
+            train(tmp_path / "run", engine={"checkpoint_steps": 3})
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").step == 6
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "epo')  # cut off while writing
+    resumed = train(tmp_path / "run", resume=True, engine={"checkpoint_steps": 3})
+    assert resumed.backbone.read_bytes() == reference.backbone.read_bytes()
+    assert lines(resumed.folder) == lines(reference.folder)
+
+
+def test_resume_of_a_finished_run_changes_nothing(train: Train, reference: Run, tmp_path: Path) -> None:
+    shutil.copytree(reference.folder, tmp_path / "run")
+    assert_same(reference, train(tmp_path / "run", resume=True))
+
+
+def test_resume_with_nothing_to_resume_starts_and_says_so(
+    settings: Callable[..., Any], reference: Run, tmp_path: Path
+) -> None:
+    class Told(Quiet):
+        words = ""
+
+        def say(self, text: str) -> None:
+            self.words += text + "\n"
+
+    display = Told()
+    run = pretrain_run(settings(), tmp_path / "new", resume=True, display=display)
+    assert "nothing to resume" in display.words
+    assert_same(reference, run)
+
+
+def test_resume_refuses_what_would_be_another_run(train: Train, reference: Run) -> None:
+    cases: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+        ({"method": {"name": "mocov2"}}, ("method: the checkpoint is of 'mls', not of 'mocov2'",)),
+        ({"method": {"k": 5}, "optimiser": {"lr": 0.2}}, ("method.k: 5 was asked for", "optimiser.lr: 0.2 was asked")),
+        ({"seed": 3}, ("seed: 3 was asked for, the run has 0",)),
+        ({"data": {"source": "synthetic:40"}}, ("data.source: 'synthetic:40' was asked for",)),
+        ({"engine": {"threads": 2}}, ("engine.threads: 2",)),
+    ]
+    for changed, expected in cases:
+        with pytest.raises(UserError) as caught:
+            train(reference.folder, resume=True, **changed)
+        assert len(caught.value.problems) == len(expected)
+        for problem, start in zip(sorted(caught.value.problems), sorted(expected), strict=True):
+            assert problem.startswith(start)
+
+
+def test_a_used_folder_is_refused_and_overwriting_replaces_only_a_runs_files(
+    train: Train, reference: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reference.folder, folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "skipped.csv").write_text("of the former run")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        train(folder)
+    run = train(folder, overwrite=True)
+    assert_same(reference, run)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "skipped.csv").exists()
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(UserError, match=r"holds other files \(notes.txt\)"):
+        train(folder, resume=True)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match="is a file"):
+        train(file)
+
+
+def test_no_epochs_write_the_initial_backbone(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", engine={"epochs": 0})
+    initial = create_backbone("test_resnet", seed=0, size=32).model.state_dict()
+    written = load_file(run.backbone)
+    assert written.keys() == initial.keys()
+    assert all(torch.equal(value, initial[name]) for name, value in written.items())
+    assert lines(run.folder) == []
+    assert train(tmp_path / "run", engine={"epochs": 0}, resume=True).backbone.exists()
+
+
+def test_a_run_starts_from_anothers_weights_and_takes_its_architecture(
+    train: Train, reference: Run, tmp_path: Path
+) -> None:
+    start = {"name": None, "init": str(reference.folder)}
+    run = train(tmp_path / "run", backbone=start, engine={"epochs": 0})
+    first, second = load_file(reference.backbone), load_file(run.backbone)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert any("starts from" in note for note in run.notes)
+    assert run.config.backbone.name == "test_resnet"
+    assert run.config.backbone.init == str(reference.folder)
+    with pytest.raises(UserError, match=r"backbone.name: 'resnet18' was asked for, but .* is 'test_resnet'"):
+        train(tmp_path / "other", backbone={**start, "name": "resnet18"})
+    with pytest.raises(UserError, match="no file or folder here"):
+        train(tmp_path / "other", backbone={"init": str(tmp_path / "nothing")})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_resumed_run_needs_the_weights_it_started_from_no_more(
+    train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(reference.folder, tmp_path / "start")
+    start = {"name": None, "init": str(tmp_path / "start")}
+    whole = train(tmp_path / "whole", backbone=start)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", backbone=start)
+    shutil.rmtree(tmp_path / "start")
+    assert_same(whole, train(tmp_path / "run", backbone=start, resume=True))
+
+
+def test_mls_without_its_term_is_moco_v2(train: Train, tmp_path: Path) -> None:
+    shared = {"width": 16, "momentum": 0.99, "temperature": 0.2, "dictionary_size": 16}
+    mls = train(tmp_path / "mls", method={"name": "mls", "weight": 0.0, **shared})
+    other = train(tmp_path / "mocov2", method={"name": "mocov2", **shared})
+    first, second = load_file(mls.backbone), load_file(other.backbone)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert [line["loss"] for line in lines(mls.folder)] == [line["loss"] for line in lines(other.folder)]
+
+
+def test_accumulated_parts_are_one_step(train: Train, reference: Run, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", engine={"accumulate": 2}, backbone={"batchnorm_group": 4})
+    assert [line["step"] for line in lines(run.folder)] == list(range(1, 11))
+    assert [line["lr"] for line in lines(run.folder)] == [line["lr"] for line in lines(reference.folder)]
+    assert_same(run, train(tmp_path / "again", engine={"accumulate": 2, "workers": 2}, backbone={"batchnorm_group": 4}))
+
+
+def test_the_probe_watches_and_keeps_the_best(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", probe={"data": "synthetic:60", "limit": 60})
+    watched = [line["probe/knn_mAP"] for line in lines(run.folder) if "probe/knn_mAP" in line]
+    assert len(watched) == 2
+    assert all(0 <= value <= 1 for value in watched)
+    best = load_checkpoint(run.folder / "checkpoints" / "best.ckpt")
+    assert best.extra["best"] == max(watched)
+    assert best.step == 5 * (1 + watched.index(max(watched)))
+    assert (run.folder / "checkpoints" / "best.ckpt.sha256").exists()
+    plain = train(tmp_path / "plain")
+    assert plain.backbone.read_bytes() == run.backbone.read_bytes()  # watching changes nothing
+
+
+def test_a_probe_without_labels_or_images_is_refused(train: Train, photos: Path, tmp_path: Path) -> None:
+    for data, message in ((str(photos), "has no labels"), ("synthetic:12", "needs at least 20"), ("vox:x", "vox")):
+        with pytest.raises(UserError, match=message):
+            train(tmp_path / "run", probe={"data": data})
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_needs_a_network(
+    train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert_same(reference, train(tmp_path / "run"))
+
+
+def test_tensorboard_lies_beside_the_metrics(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = train(tmp_path / "run", engine={"epochs": 1, "tensorboard": True})
+    assert list((run.folder / "tensorboard").glob("events.*"))
+
+
+def test_skipped_images_are_in_the_table(train: Train, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "pool")
+    (tmp_path / "pool" / "02.jpg").write_bytes((photos / "02.jpg").read_bytes()[:400])  # header whole, pixels cut off
+    source = {"source": str(tmp_path / "pool")}
+    run = train(tmp_path / "run", data=source)
+    with (run.folder / "skipped.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["02.jpg"]
+    assert rows[0]["reason"]
+    assert_same(run, train(tmp_path / "workers", data=source, engine={"workers": 2}))
