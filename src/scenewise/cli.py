@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -51,10 +52,11 @@ ReindexOption = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"scenewise {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -304,7 +306,7 @@ def run(arguments: list[str]) -> int:
     try:
         status = app(arguments, standalone_mode=False, prog_name="scenewise")
     except USAGE_ERROR as error:
-        _complain(error.format_message(), "`scenewise --help` and `scenewise COMMAND --help` list what there is")
+        _complain(_with_value(error.format_message(), arguments), "`scenewise --help` and `scenewise COMMAND --help` list what there is")
         return 2
     except UserError as error:
         _complain(*error.problems)
@@ -323,6 +325,15 @@ def run(arguments: list[str]) -> int:
         _complain(REPORT_BUG)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _with_value(message: str, arguments: list[str]) -> str:
+    """Return the message about an option with the value it was given, which the parser leaves out."""
+    option = re.search(r"'(--[\w-]+)'", message)
+    if option is None or option[1] not in arguments[:-1]:
+        return message
+    value = arguments[arguments.index(option[1]) + 1]
+    return message if repr(value) in message else f"{message} (given: {value!r})"
 
 
 def _complain(*lines: str) -> None:

@@ -137,7 +137,7 @@ def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> li
         usable = dictionary.usable(torch.tensor([index]), mask_own=method.config.mask_own_image)
         scores = torch.nn.functional.normalize(encoded) @ dictionary.rows[method.config.label_source].T  # (1, Q)
         scores = scores.masked_fill(~usable.reshape(1, -1), -2.0)[0]
-        values, places = scores.topk(min(method.config.k, NEIGHBOURS, int(usable.sum())))
+        values, places = scores.topk(min(method.k, NEIGHBOURS, int(usable.sum())))
         crops, similarities = [], []
         for value, place in zip(values.tolist(), places.tolist(), strict=True):
             crop = dictionary_crop(source, int(dictionary.image[place]), dictionary.box[place].numpy())

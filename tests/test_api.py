@@ -1,0 +1,56 @@
+"""The Python interface mirrors the command line, and its names are there to stay."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import scenewise
+from scenewise import api, cli
+from scenewise.engine.config import build, flatten
+from scenewise.errors import UserError
+
+COMMANDS = ("demo", "pretrain", "evaluate", "embed", "export")
+ONLY_COMMAND = {"settings", "json_file"}  # written as text there
+ONLY_PYTHON = {"settings", "display"}
+
+
+def test_the_public_names() -> None:
+    assert sorted(scenewise.__all__) == dir(scenewise)
+    assert {*COMMANDS, "load_backbone", "UserError", "__version__"} == set(scenewise.__all__)
+    for name in scenewise.__all__:
+        assert vars(scenewise).get(name, scenewise.__getattr__(name)) is not None
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        scenewise.__getattr__("pretrian")
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, scenewise; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_function_has_its_commands_arguments_and_defaults(name: str) -> None:
+    functions: dict[str, Callable[..., Any]] = {**vars(api), "command": vars(cli)[name]}
+    command, function = (inspect.signature(functions[key]).parameters for key in ("command", name))
+    assert set(command) - ONLY_COMMAND == set(function) - ONLY_PYTHON
+    for argument in set(command) & set(function) - ONLY_PYTHON:
+        flag, default = command[argument].default, function[argument].default
+        if flag in (inspect.Parameter.empty, ...):
+            assert default is inspect.Parameter.empty
+        elif argument == "protocol":
+            assert flag.split(",") == list(default)
+        else:
+            assert str(flag) == str(default), argument
+
+
+def test_every_flag_is_a_setting() -> None:
+    settings = flatten(build({"data": {"source": "photos"}, "method": {"name": "mls"}}))
+    assert set(api.FLAGS.values()) <= set(settings)
+    with pytest.raises(UserError, match="no such argument"):
+        api.configuration_tree(flags={"learning_rate": 1})

@@ -1,0 +1,94 @@
+"""What an evaluation is told to use, and what it says about it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scenewise.engine.config import build
+from scenewise.engine.display import Quiet
+from scenewise.engine.run import pretrain_run
+from scenewise.errors import UserError
+from scenewise.sources import open_source
+from scenewise.tools.comparison import comparison_markdown
+from scenewise.tools.judge import check_protocols, identities, judge, open_splits
+
+SUBJECT = "random:test_resnet"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with train.csv and test.csv over photos of two plain kinds."""
+    folder = tmp_path_factory.mktemp("labelled")
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        rows = ["image,labels"]
+        for number in range(16):
+            kind = number % 2
+            pixels = np.full((40, 48, 3), 40 + 170 * kind) + generator.integers(0, 40, (40, 48, 3))
+            name = f"{part}-{number}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+            rows.append(f"{name},{'light' if kind else 'dark'}")
+        (folder / f"{part}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_light_and_dark_photos_are_told_apart(tables: Path) -> None:
+    found = judge(
+        SUBJECT, f"csv:{tables}/train.csv", test_data=f"csv:{tables}/test.csv", protocols=["knn"], size=32, device="cpu"
+    )
+    assert found.protocols["knn"]["top1"].value == 1.0
+    assert found.subject == SUBJECT
+    assert any("random weights" in note for note in found.notes)
+    table = comparison_markdown([found])
+    assert table.splitlines()[2].startswith(f"| {SUBJECT} | 100.0 [100.0, 100.0] |")
+
+
+def test_every_wrong_protocol_is_named_before_anything_is_opened() -> None:
+    with pytest.raises(UserError) as caught:
+        judge("nothing", "nowhere", protocols=["kn", "linar"])
+    assert [problem.partition("Did you mean ")[2][:6] for problem in caught.value.problems] == ["'knn'?", "'linea"]
+    with pytest.raises(UserError, match="name at least one of"):
+        check_protocols([])
+
+
+def test_data_without_splits_need_test_data(tables: Path) -> None:
+    with pytest.raises(UserError, match="--test-data"):
+        open_splits(f"csv:{tables}/train.csv", None, Quiet())
+    with pytest.raises(UserError, match="names one split"):
+        open_splits("synthetic:9?split=train", None, Quiet())
+    train, test = open_splits("synthetic:9?seed=4", None, Quiet())
+    assert (train.spec, test.spec) == ("synthetic:9?seed=4&split=train", "synthetic:9?seed=4&split=test")
+
+
+def test_test_images_that_were_in_the_pool_are_counted(tables: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for number in range(8):
+        (pool / f"{number}.png").symlink_to(tables / f"train-{number}.png")
+    (pool / "test.png").symlink_to(tables / "test-3.png")
+    settings = {
+        "data": {"source": str(pool), "size": 32},
+        "method": {"name": "mocov2"},
+        "backbone": {"name": "test_resnet"},
+        "engine": {"epochs": 0, "batch_size": 8, "threads": 1, "device": "cpu"},
+    }
+    run = pretrain_run(build(settings), tmp_path / "run")
+    arguments = {"test_data": f"csv:{tables}/test.csv", "protocols": ["knn"], "size": 32, "device": "cpu"}
+    found = judge(str(run.folder), f"csv:{tables}/train.csv", **arguments)
+    assert any(note.startswith("1 of the 16 test images were in the pre-training pool") for note in found.notes)
+    shutil.rmtree(pool)
+    later = judge(str(run.folder), f"csv:{tables}/train.csv", **arguments)
+    assert any("is not known" in note for note in later.notes)
+
+
+def test_a_file_is_the_same_image_by_any_path(tables: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tables)
+    first, second = open_source(f"csv:{tables}/train.csv"), open_source(f"csv:{tmp_path}/linked/train.csv")
+    assert identities(first) == identities(second)
+    assert len(identities(first)) == 16
+    assert not identities(open_source("synthetic:3")) & identities(open_source("synthetic:3?split=test"))
