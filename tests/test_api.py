@@ -24,7 +24,7 @@ def test_the_public_names() -> None:
     assert sorted(scenewise.__all__) == dir(scenewise)
     assert {*COMMANDS, "load_backbone", "UserError", "__version__"} == set(scenewise.__all__)
     for name in scenewise.__all__:
-        assert vars(scenewise).get(name, scenewise.__getattr__(name)) is not None
+        assert getattr(scenewise, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         scenewise.__getattr__("pretrian")
 

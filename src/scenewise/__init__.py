@@ -1,6 +1,7 @@
-"""Scenewise: from a folder of unlabelled photos of scenes to a vision backbone, with a figure that says what it is worth.
+"""Scenewise: from a folder of unlabelled photos of scenes to a vision backbone with a figure of its worth.
 
-The functions mirror the command line; see `scenewise.api`. They are imported on first use, so that `import scenewise` is quick.
+The functions mirror the command line; see `scenewise.api`. They are imported on first use, so that `import scenewise`
+is quick.
 """
 
 from __future__ import annotations

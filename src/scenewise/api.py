@@ -49,7 +49,7 @@ def configuration_tree(
     settings: Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the merged configuration tree: defaults < base < recipe < config file < flags < settings (dotted names or sections)."""
+    """Return the merged configuration tree: base < recipe < file < flags < settings (dotted names or sections)."""
     chosen: dict[str, Any] = {}
     for flag, value in (flags or {}).items():
         if flag not in FLAGS:
@@ -97,9 +97,9 @@ def pretrain(
 ) -> Run:
     """Pre-train a backbone on unlabelled images and return the finished run (`scenewise pretrain`).
 
-    `settings` reaches every field by its dotted name, as `--set` does: `{"method.k": 10}`. With `resume`, what is not named is as the
-    run in `out` has it. Raises UserError for wrong input before any work starts, and Interrupted after saving when a signal asked it
-    to stop.
+    `settings` reaches every field by its dotted name, as `--set` does: `{"method.k": 10}`. With `resume`, what is not
+    named is as the run in `out` has it. Raises UserError for wrong input before any work starts, and Interrupted after
+    saving when a signal asked it to stop.
     """
     flags = {
         "data": data,
@@ -186,13 +186,13 @@ def embed(
     )
 
 
-def export(subject: str | Path, *, format: str, out: str | Path, overwrite: bool = False) -> str:  # noqa: A002 - the flag's name
+def export(subject: str | Path, *, format: str, out: str | Path, overwrite: bool = False) -> str:  # noqa: A002
     """Write a subject's weights for other tools and return the snippet that loads them (`scenewise export`)."""
     return _export(str(subject), format=format, out=Path(out), overwrite=overwrite)
 
 
 def load_backbone(path: str | Path) -> Backbone:
-    """Return the backbone of a run folder or weights file, in evaluation mode: (B, 3, H, W) normalised images -> (B, width)."""
+    """Return the backbone of a run folder or weights file, in evaluation mode: (B, 3, H, W) normalised images in."""
     return _load_backbone(path)
 
 

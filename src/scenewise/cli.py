@@ -1,7 +1,7 @@
 """The command line. Every command is a thin skin over `scenewise.api`; heavy imports wait until a command needs them.
 
-Exit status: 0 done; 2 the user's input is wrong (one or two lines an error); 1 our fault (a traceback); 128 + n stopped by signal n,
-after saving.
+Exit status: 0 done; 2 the user's input is wrong (one or two lines an error); 1 our fault (a traceback); 128 + n stopped
+by signal n, after saving.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,9 @@ from scenewise import __version__
 from scenewise.errors import Interrupted, UserError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's UsageError, from wherever typer has click
-OTHERS_WAIT = 3.0  # seconds: of several processes the first speaks; when it dies for the same reason, torchrun ends the others
+OTHERS_WAIT = (
+    3.0  # seconds: of several processes the first speaks; when it dies for the same reason, torchrun ends the others
+)
 MAIN_PROCESS = os.getpid()
 REPORT_BUG = "this is a fault in Scenewise, not in your input; please report it with the lines above"
 
@@ -35,8 +37,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a folder of unlabelled photos of scenes to a vision backbone, with a figure that says what it is worth.",
-    epilog="DATA is a folder or kind:path, for example voc:ROOT, csv:FILE, synthetic:2000. SUBJECT is a run folder, a weights file, "
-    "random:NAME, timm:NAME or torchvision:NAME.",
+    epilog="DATA is a folder or kind:path, for example voc:ROOT, csv:FILE, synthetic:2000. "
+    "SUBJECT is a run folder, a weights file, random:NAME, timm:NAME or torchvision:NAME.",
 )
 
 DataArgument = Annotated[str, typer.Argument(help="a folder of images, or kind:path[?option=value]")]
@@ -45,7 +47,7 @@ SubjectArgument = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="processes that read images")]
-JsonOption = Annotated[Optional[Path], typer.Option("--json", help="also write the figures to this file")]  # noqa: UP045
+JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
 ReindexOption = Annotated[
     bool, typer.Option("--reindex", help="walk the folder anew instead of using the cached index")
@@ -84,34 +86,34 @@ def demo(
 @app.command(
     epilog="Examples: scenewise pretrain PHOTOS --method mls --backbone resnet18 --size 112 --epochs 100 --out RUN | "
     "scenewise pretrain PHOTOS --method mls --init timm:resnet50 --set method.k=10 --out RUN | "
-    "scenewise pretrain --config RUN/config.yaml --out AGAIN | scenewise pretrain PHOTOS --method mls --out RUN --resume"
+    "scenewise pretrain --config RUN/config.yaml --out AGAIN | scenewise pretrain --out RUN --resume"
 )
 def pretrain(
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(help="a folder of images, or kind:path[?option=value]; may be left out with --config"),
     ] = None,
     out: Annotated[Path, typer.Option(help="the run's folder, new or empty")] = ...,  # type: ignore[assignment]
-    method: Annotated[Optional[str], typer.Option(help="`scenewise methods` lists them")] = None,  # noqa: UP045
-    backbone: Annotated[Optional[str], typer.Option(help="a timm name, for example resnet50")] = None,  # noqa: UP045
-    init: Annotated[Optional[str], typer.Option(help="a SUBJECT whose weights to start from")] = None,  # noqa: UP045
-    crops: Annotated[Optional[str], typer.Option(help="region policy, for example scene")] = None,  # noqa: UP045
-    size: Annotated[Optional[int], typer.Option(help="pixels of a full view (224)")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[int], typer.Option(help="0 writes the initial backbone (200)")] = None,  # noqa: UP045
-    batch_size: Annotated[Optional[int], typer.Option(help="over all processes (256)")] = None,  # noqa: UP045
-    lr: Annotated[Optional[float], typer.Option(help="for 256 images a step; scaled to the batch")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="of everything random (0)")] = None,  # noqa: UP045
-    workers: Annotated[Optional[int], typer.Option(help="processes that read images")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or auto")] = None,  # noqa: UP045
-    precision: Annotated[Optional[str], typer.Option(help="32, bf16 or auto")] = None,  # noqa: UP045
+    method: Annotated[str | None, typer.Option(help="`scenewise methods` lists them")] = None,
+    backbone: Annotated[str | None, typer.Option(help="a timm name, for example resnet50")] = None,
+    init: Annotated[str | None, typer.Option(help="a SUBJECT whose weights to start from")] = None,
+    crops: Annotated[str | None, typer.Option(help="region policy, for example scene")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels of a full view (224)")] = None,
+    epochs: Annotated[int | None, typer.Option(help="0 writes the initial backbone (200)")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="over all processes (256)")] = None,
+    lr: Annotated[float | None, typer.Option(help="for 256 images a step; scaled to the batch")] = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random (0)")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes that read images")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16 or auto")] = None,
     probe: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="small labelled data watched during training; keeps the best checkpoint"),
     ] = None,
-    recipe: Annotated[Optional[str], typer.Option(help="`scenewise recipes` lists them")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="a YAML file, for example RUN/config.yaml")] = None,  # noqa: UP045
+    recipe: Annotated[str | None, typer.Option(help="`scenewise recipes` lists them")] = None,
+    config: Annotated[Path | None, typer.Option(help="a YAML file, for example RUN/config.yaml")] = None,
     settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="any setting, for example method.k=10"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
@@ -162,10 +164,10 @@ def pretrain(
 def evaluate(
     subject: SubjectArgument,
     data: Annotated[str, typer.Option(help="labelled images to learn from (and to test on, where they have splits)")],
-    test_data: Annotated[Optional[str], typer.Option(help="labelled images to test on")] = None,  # noqa: UP045
+    test_data: Annotated[str | None, typer.Option(help="labelled images to test on")] = None,
     protocol: Annotated[str, typer.Option(help="names with commas between")] = "knn,linear",
-    size: Annotated[Optional[int], typer.Option(min=16, help="pixels; the subject's own by default")] = None,  # noqa: UP045
-    limit: Annotated[Optional[int], typer.Option(min=2, help="images of each split, drawn by the seed")] = None,  # noqa: UP045
+    size: Annotated[int | None, typer.Option(min=16, help="pixels; the subject's own by default")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="images of each split, drawn by the seed")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "auto",
     workers: WorkersOption = 0,
@@ -199,7 +201,7 @@ def embed(
     subject: SubjectArgument,
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="a Parquet file: columns path, embedding")],
-    size: Annotated[Optional[int], typer.Option(min=16, help="pixels; the subject's own by default")] = None,  # noqa: UP045
+    size: Annotated[int | None, typer.Option(min=16, help="pixels; the subject's own by default")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     device: DeviceOption = "auto",
     workers: WorkersOption = 0,
@@ -291,7 +293,7 @@ def main() -> None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """Leave in order, closing files, where nothing is there to be saved (while a run trains the engine takes the signal over)."""
+    """Leave in order where nothing is there to be saved (while a run trains the engine answers the signal)."""
     if os.getpid() != MAIN_PROCESS:  # a process that reads images: it has nothing to close
         os._exit(128 + number)
     raise Terminated(number)
@@ -306,7 +308,10 @@ def run(arguments: list[str]) -> int:
     try:
         status = app(arguments, standalone_mode=False, prog_name="scenewise")
     except USAGE_ERROR as error:
-        _complain(_with_value(error.format_message(), arguments), "`scenewise --help` and `scenewise COMMAND --help` list what there is")
+        _complain(
+            _with_value(error.format_message(), arguments),
+            "`scenewise --help` and `scenewise COMMAND --help` list what there is",
+        )
         return 2
     except UserError as error:
         _complain(*error.problems)

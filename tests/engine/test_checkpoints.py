@@ -42,7 +42,12 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 
 def vars_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"step": checkpoint.step, "method": checkpoint.method, "config": checkpoint.config, "extra": checkpoint.extra}
+    return {
+        "step": checkpoint.step,
+        "method": checkpoint.method,
+        "config": checkpoint.config,
+        "extra": checkpoint.extra,
+    }
 
 
 def test_the_digest_is_in_sha256sums_format(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_the_slices_of_all_ranks_and_parts_are_the_global_batches_in_order(sched
             seen += [of_rank(schedule, rank).indices(order, part) for rank in range(schedule.world)]
         taken = np.concatenate(seen)
         np.testing.assert_array_equal(taken, order[: schedule.images - schedule.dropped])
-    assert schedule.steps * schedule.batch_size + schedule.epochs * schedule.dropped == schedule.epochs * schedule.images
+    assert (
+        schedule.steps * schedule.batch_size + schedule.epochs * schedule.dropped == schedule.epochs * schedule.images
+    )
 
 
 def test_the_order_is_another_in_each_epoch_and_for_each_seed() -> None:

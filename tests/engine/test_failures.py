@@ -100,9 +100,7 @@ def test_data_that_vanish_stop_the_run_in_words(
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_loss_that_is_not_finite_names_the_batch_and_keeps_the_last_checkpoint(
-    train: Train, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_names_the_batch_and_keeps_the_last_checkpoint(train: Train, tmp_path: Path) -> None:
     sections = {"optimiser": {"lr": 1e30, "scaling": "none", "schedule": "constant"}, "engine": {"epochs": 3}}
     with pytest.raises(UserError) as caught:
         train(tmp_path / "run", **sections)
@@ -163,7 +161,7 @@ def test_a_disk_that_is_full_from_the_start(train: Train, tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", refuse)
-    with pytest.raises(UserError, match="cannot write .*run.*No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*run.*No space left"):
         train(tmp_path / "run")
 
 

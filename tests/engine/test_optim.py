@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,8 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_the_end(
     ]
     rise = min(round(warmup * per_epoch), steps)
     assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates if final > 0)
-    assert all(a < b for a, b in zip(rates[:rise], rates[1:rise], strict=False))
-    assert all(a >= b for a, b in zip(rates[rise:], rates[rise + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:rise]))
+    assert all(a >= b for a, b in pairwise(rates[rise:]))
     if rise < steps:
         assert rates[rise] == pytest.approx(peak)
         middle = peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (steps - 1 - rise) / (steps - rise))))

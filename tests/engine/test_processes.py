@@ -24,7 +24,16 @@ TOLERANCE = 1e-3  # of the largest weight of each tensor after 10 steps: sums in
 
 
 def torchrun(config: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "scenewise"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "scenewise",
+    ]
     return subprocess.run(
         [*command, "pretrain", "--config", str(config), "--out", str(out), *arguments],
         capture_output=True,

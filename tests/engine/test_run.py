@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -66,6 +68,19 @@ def test_the_same_seed_gives_the_same_bytes_with_workers_and_from_its_own_config
     again = pretrain_run(build(read_yaml(reference.folder / "config.yaml")), tmp_path / "again")
     assert_same(reference, again)
     assert (tmp_path / "again" / "config.yaml").read_bytes() == (reference.folder / "config.yaml").read_bytes()
+
+
+@pytest.mark.timeout(120)
+def test_opencvs_own_threads_do_not_hang_the_workers(train: Train, reference: Run, tmp_path: Path) -> None:
+    """They do not survive a fork, and a forked process that ends them waits for ever."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 5)  # now they exist
+    try:
+        assert_same(reference, train(tmp_path / "run", engine={"workers": 2}))
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def test_another_seed_gives_other_weights(train: Train, reference: Run, tmp_path: Path) -> None:
@@ -127,9 +142,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     assert_same(reference, train(tmp_path / "run", resume=True, engine=workers))
 
 
-def test_a_second_signal_stops_at_once(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_signal_stops_at_once(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -276,7 +289,7 @@ def test_accumulated_parts_are_one_step(train: Train, reference: Run, tmp_path: 
 
 
 def test_the_probe_watches_and_keeps_the_best(train: Train, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", probe={"data": "synthetic:60", "limit": 60})
+    run = train(tmp_path / "run", probe={"data": "synthetic:60", "limit": 30})
     watched = [line["probe/knn_mAP"] for line in lines(run.folder) if "probe/knn_mAP" in line]
     assert len(watched) == 2
     assert all(0 <= value <= 1 for value in watched)
@@ -295,9 +308,7 @@ def test_a_probe_without_labels_or_images_is_refused(train: Train, photos: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_needs_a_network(
-    train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_needs_a_network(train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no network")
 

@@ -35,9 +35,12 @@ class Given(nn.Module):
         return self.features[: len(images)] * 1.0, self.projection[: len(images)] * 1.0
 
 
+AS_WRITTEN = {"k": 2, "reduction": "mean", "logit_bias": 0.0, "weight": 0.5}  # Eq. 9 and 10 to the letter
+
+
 def hand_example(**choices) -> tuple[MLS, StepOutput]:
     """Return the method and its step on the worked example (B = 1, D = 4, k = 2, temperature 0.2, lambda 0.5)."""
-    config = MLS.Config(**{"k": 2, "width": 2, "dictionary_size": 4, "shuffle": False, **choices})
+    config = MLS.Config(**{**AS_WRITTEN, "width": 2, "dictionary_size": 4, "shuffle": False, **choices})
     method = MLS(config, nn.Identity(), 2).double()
     method.encoder = Given([[2.0, 1.5]], [[3.0, 4.0]])
     method.teacher = Given([[1.0, 1.0]], [[4.0, 3.0]])
@@ -96,6 +99,19 @@ def slow_labels(query: np.ndarray, rows: np.ndarray, usable: np.ndarray, k: int)
     return labels
 
 
+def slow_bias(logits: list[float], k: int) -> float:
+    """Return the offset at which the sigmoids sum to k, within the share that the loss keeps away from none and all."""
+    wanted = len(logits) * min(max(k / max(1, len(logits)), 1e-6), 1 - 1e-6)
+    low, high = -60.0, 60.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        if sum(1 / (1 + math.exp(-(logit + middle))) for logit in logits) > wanted:
+            high = middle
+        else:
+            low = middle
+    return (low + high) / 2
+
+
 def slow_term(query: np.ndarray, rows: np.ndarray, labels: np.ndarray, usable: np.ndarray, config: MLS.Config) -> float:
     """Return the extra loss of weight 1, one query and one row at a time."""
     temperature = config.temperature if config.term_temperature is None else config.term_temperature
@@ -111,7 +127,10 @@ def slow_term(query: np.ndarray, rows: np.ndarray, labels: np.ndarray, usable: n
                 below = exponential[i] + sum(exponential[j] for j in others)
                 total -= math.log(exponential[i] / below) / len(positives)
             continue
-        sigmoid = {j: 1 / (1 + math.exp(-(value / temperature + config.logit_bias))) for j, value in cosine.items()}
+        bias = config.logit_bias
+        if bias == "calibrated":
+            bias = slow_bias([value / temperature for value in cosine.values()], config.k)
+        sigmoid = {j: 1 / (1 + math.exp(-(value / temperature + bias))) for j, value in cosine.items()}
         pull = sum(-math.log(sigmoid[j]) for j in positives)
         push = 0.0 if config.variant == "bce_pos" else sum(-math.log(1 - sigmoid[j]) for j in negatives)
         total += {
@@ -146,7 +165,7 @@ def meeting_own_images(lab, method: MLS, number: int) -> Batch:
     softmax_form=st.sampled_from(["each_positive", "supervised_contrastive"]),
     label_source=st.sampled_from(SPACES),
     logit_source=st.sampled_from(SPACES),
-    logit_bias=st.sampled_from([0.0, -3.0]),
+    logit_bias=st.sampled_from([0.0, -3.0, "calibrated"]),
     term_temperature=st.sampled_from([None, 0.5]),
     mask_own_image=st.booleans(),
     k=st.integers(0, 30),
@@ -167,7 +186,9 @@ def test_every_variant_equals_a_loop_and_so_do_the_figures(lab, steps: int, **ch
     labels = slow_labels(online[source], rows[source], usable, config.k)
     term = slow_term(online[config.logit_source], rows[config.logit_source], labels, usable, config)
     assert output.terms["multilabel"].item() == pytest.approx(term, rel=1e-4, abs=1e-5)
-    assert output.loss.item() == pytest.approx(output.terms["contrast"].item() + 0.5 * term, rel=1e-4, abs=1e-5)
+    assert output.loss.item() == pytest.approx(
+        output.terms["contrast"].item() + config.weight * term, rel=1e-4, abs=1e-5
+    )
 
     others = slow_labels(teacher[source], rows[source], usable, config.k)
     own = old.image.numpy()[None, :] == batch.index.numpy()[:, None]
@@ -209,7 +230,7 @@ def test_the_term_counts_after_so_many_epochs_and_is_watched_before(lab, warmup:
         term, counts = output.terms["multilabel"], step >= first
         assert term.item() > 0
         assert term.requires_grad == counts
-        expected = output.terms["contrast"] + 0.5 * term if counts else output.terms["contrast"]
+        expected = output.terms["contrast"] + method.config.weight * term if counts else output.terms["contrast"]
         assert torch.equal(output.loss, expected)
 
 
@@ -311,12 +332,20 @@ def test_the_teacher_after_one_step_by_hand(lab) -> None:
         torch.testing.assert_close(teacher, 0.995 * old + 0.005 * online)
 
 
-def test_the_papers_settings_are_the_defaults() -> None:
+def test_the_papers_settings_are_the_defaults_but_for_the_measured_ones() -> None:
     config, notes = MLS.resolve(MLS.Config(), images=118_287, batch_size=256)
     assert notes == []
-    assert (config.k, config.temperature, config.weight, config.momentum) == (20, 0.2, 0.5, 0.995)
+    assert (config.k, config.temperature, config.momentum) == (20, 0.2, 0.995)
+    assert (config.weight, config.reduction, config.logit_bias) == (0.2, "per_positive", "calibrated")
     assert (config.width, config.dictionary_size, config.variant, config.warmup) == (256, 4096, "bce", 0.0)
     assert (config.label_source, config.logit_source) == ("feature", "projection")
+
+
+def test_on_little_data_fewer_rows_are_positives_and_it_is_said() -> None:
+    config, notes = MLS.resolve(MLS.Config(), images=5_415, batch_size=128)
+    assert (config.dictionary_size, config.k) == (541, 10)
+    assert any("method.k is 10" in note for note in notes)
+    assert MLS.resolve(MLS.Config(k=20), images=5_415, batch_size=128)[0].k == 20
 
 
 @pytest.mark.parametrize(("k", "problem"), [(33, "between 0 and the dictionary's 32 rows"), (-1, "between 0 and")])

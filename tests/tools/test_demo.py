@@ -23,7 +23,7 @@ class Told(Quiet):
 
 
 def test_the_demo_ends_with_a_table_a_report_and_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"DATA": "synthetic:128", "SIZE": 32, "EPOCHS": 1, "BACKBONE": "test_resnet"}.items():
+    for name, value in {"DATA": "synthetic:96", "SIZE": 32, "EPOCHS": 1, "BACKBONE": "test_resnet"}.items():
         monkeypatch.setattr(demo, name, value)
     display = Told()
     out = run_demo(tmp_path / "story", display=display)

@@ -27,7 +27,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     for part in ("train", "test"):
         rows = ["image,labels"]
-        for number in range(16):
+        for number in range(24):
             kind = number % 2
             pixels = np.full((40, 48, 3), 40 + 170 * kind) + generator.integers(0, 40, (40, 48, 3))
             name = f"{part}-{number}.png"
@@ -80,7 +80,7 @@ def test_test_images_that_were_in_the_pool_are_counted(tables: Path, tmp_path: P
     run = pretrain_run(build(settings), tmp_path / "run")
     arguments = {"test_data": f"csv:{tables}/test.csv", "protocols": ["knn"], "size": 32, "device": "cpu"}
     found = judge(str(run.folder), f"csv:{tables}/train.csv", **arguments)
-    assert any(note.startswith("1 of the 16 test images were in the pre-training pool") for note in found.notes)
+    assert any(note.startswith("1 of the 24 test images were in the pre-training pool") for note in found.notes)
     shutil.rmtree(pool)
     later = judge(str(run.folder), f"csv:{tables}/train.csv", **arguments)
     assert any("is not known" in note for note in later.notes)
@@ -90,5 +90,5 @@ def test_a_file_is_the_same_image_by_any_path(tables: Path, tmp_path: Path) -> N
     (tmp_path / "linked").symlink_to(tables)
     first, second = open_source(f"csv:{tables}/train.csv"), open_source(f"csv:{tmp_path}/linked/train.csv")
     assert identities(first) == identities(second)
-    assert len(identities(first)) == 16
+    assert len(identities(first)) == 24
     assert not identities(open_source("synthetic:3")) & identities(open_source("synthetic:3?split=test"))

@@ -31,7 +31,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> Path:
-    """Write `folder/name.ckpt` and `.sha256`; an older one stays whole until the new one is. Raises UserError when the disk refuses."""
+    """Write `folder/name.ckpt` and `.sha256`; an older one stays whole until the new one is.
+
+    Raises UserError when the disk refuses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.ckpt"
     temporary = folder / f".{name}.ckpt.partial"
@@ -59,7 +62,10 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> Path:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint after checking its digest; `weights_only`, so nothing in it can run. Raises UserError when it is damaged."""
+    """Read a checkpoint after checking its digest; `weights_only`, so nothing in it can run.
+
+    Raises UserError when it is damaged.
+    """
     recorded = _recorded_all(path)
     if recorded and _digest(path) not in recorded:
         raise UserError(f"{path}: damaged, its content does not match {path.name}.sha256; use another checkpoint")

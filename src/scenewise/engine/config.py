@@ -1,6 +1,7 @@
 """The configuration of a run: frozen dataclasses, unknown keys refused, all errors at once.
 
-Precedence: defaults < recipe < `--config` < flags < `--set`. `RunConfig` is what was asked for; `engine.plan` decides what was left open.
+Precedence: defaults < recipe < `--config` < flags < `--set`. `RunConfig` is what was asked for; `engine.plan` decides
+what was left open.
 """
 
 from __future__ import annotations
@@ -91,7 +92,10 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything a run depends on. `method_config` is the named method's own Config; in YAML both live under `method`."""
+    """Everything a run depends on.
+
+    `method_config` is the named method's own Config; in YAML both live under `method`.
+    """
 
     data: DataConfig
     method: str
@@ -178,7 +182,10 @@ def assign(tree: Tree, name: str, value: Any) -> None:
 
 
 def flat_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Return `--set name=value` arguments by dotted name; values are YAML scalars. Raises UserError for all that cannot be read."""
+    """Return `--set name=value` arguments by dotted name; values are YAML scalars.
+
+    Raises UserError for all that cannot be read.
+    """
     flat: dict[str, Any] = {}
     problems = []
     for setting in settings:
@@ -206,7 +213,10 @@ def _scalar(text: str) -> Any:
 
 
 def merge(*trees: Mapping[str, Any]) -> Tree:
-    """Return the trees merged section by section; later ones win. Another method's name drops the former method's settings."""
+    """Return the trees merged section by section; later ones win.
+
+    Another method's name drops the former method's settings.
+    """
     merged: Tree = {}
     for tree in trees:
         for key, value in tree.items():

@@ -1,4 +1,4 @@
-"""From a step number to its batch: the order of the samples is a function of (seed, epoch), the views of (seed, epoch, image)."""
+"""From a step number to its batch: the order is a function of (seed, epoch), the views of (seed, epoch, image)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -76,7 +75,10 @@ class Parts(Dataset[Batch | UserError]):
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, part: int) -> Batch | UserError:
-        """Return the part-th batch of this rank. A UserError is returned: raised in a worker it would arrive with a traceback inside."""
+        """Return the part-th batch of this rank.
+
+        A UserError is returned: raised in a worker it would arrive with a traceback inside.
+        """
         epoch = self.schedule.epoch_of(part)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, epoch_order(self.schedule.seed, epoch, self.schedule.images))
@@ -95,7 +97,7 @@ class Parts(Dataset[Batch | UserError]):
 
 
 def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool) -> DataLoader[Batch | UserError]:
-    """Return a loader over the parts from an optimiser step on: one iterator for the whole rest of the run, in order."""
+    """Return a loader over the parts from an optimiser step on: one iterator for the rest of the run, in order."""
     accumulate = parts.schedule.accumulate
     return DataLoader(
         parts,
@@ -117,5 +119,4 @@ def start_worker(worker: int) -> None:
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -47,7 +47,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree this package runs from, with a + when it was changed; None when installed."""
+    """Return the commit of the source tree this package runs from, + when it was changed; None when installed."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

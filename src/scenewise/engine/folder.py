@@ -107,7 +107,7 @@ def recorded(checkpoint: Checkpoint) -> RunConfig:
 
 
 def same_data(asked: str, recorded: str | None) -> bool:
-    """Return whether a data spec names the recorded canonical one, which says more (a default split, an absolute path)."""
+    """Return whether a data spec names the recorded one, which says more (a default split, an absolute path)."""
     if recorded is None:
         return False
     first, second = parse_spec(asked), parse_spec(recorded)

@@ -75,7 +75,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def write_skipped(folder: Path, skipped: Iterable[Skip]) -> None:
-    """Write skipped.csv: every image that was left out, once, with the reason and what took its place (empty: nothing)."""
+    """Write skipped.csv: every image that was left out, once, with the reason and what took its place."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["path", "reason", "index", "replacement"])

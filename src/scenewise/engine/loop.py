@@ -1,7 +1,7 @@
 """The training loop: one visible path from a batch to a saved step.
 
-A run is a sequence of optimiser steps. Everything random belongs to (seed, step) or (seed, epoch, image), so the loop carries no
-generator: a checkpoint is the weights, the queues, the optimiser and the number of steps done.
+A run is a sequence of optimiser steps. Everything random belongs to (seed, step) or (seed, epoch, image), so the loop
+carries no generator: a checkpoint is the weights, the queues, the optimiser and the number of steps done.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ class Loop:
         backbone.weights = replace(backbone.weights, mean=tuple(extra["mean"]), std=tuple(extra["std"]))
 
     def save(self, name: str = "last") -> None:
-        """Write a checkpoint from the first process; the others wait. Raises UserError when the disk refuses, or a weight is not finite."""
+        """Write a checkpoint from the first process; the others wait.
+
+        Raises UserError when the disk refuses, or a weight is not finite.
+        """
         model = self.method.state_dict()
         if not all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point()):
             raise self._not_finite("a weight is not finite")
@@ -323,8 +326,9 @@ def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:
     except RuntimeError as error:
         if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
             raise
+        reason = " ".join(str(error).split())[:120]
         return UserError(
-            f"engine.workers: a process that reads images died ({' '.join(str(error).split())[:120]}), often for lack of memory.\n"
+            f"engine.workers: a process that reads images died ({reason}), often for lack of memory.\n"
             "Go on with --resume, perhaps with fewer --workers"
         )
 

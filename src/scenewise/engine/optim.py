@@ -16,7 +16,7 @@ REFERENCE_BATCH = 256  # images a step that `optimiser.lr` is given for, in ever
 
 
 def peak_learning_rate(config: OptimiserConfig, batch_size: int) -> float:
-    """Return the learning rate after warm-up for a global batch: linear or square-root scaling of `lr` per 256 images."""
+    """Return the learning rate after warm-up: `lr`, given for 256 images, scaled to a global batch."""
     assert config.lr is not None
     ratio = batch_size / REFERENCE_BATCH
     return config.lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[config.scaling]
@@ -34,7 +34,7 @@ def learning_rate(config: OptimiserConfig, *, peak: float, step: int, steps: int
 
 
 def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float) -> Optimizer:
-    """Return the optimiser over the parameters that train; with `exclude_norm_and_bias`, 1-d ones without weight decay."""
+    """Return the optimiser over what trains; with `exclude_norm_and_bias`, 1-d parameters without weight decay."""
     assert config.weight_decay is not None
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     flat = [parameter for parameter in trainable if parameter.ndim <= 1] if config.exclude_norm_and_bias else []
@@ -59,7 +59,8 @@ def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float) -> Opt
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888), as SimCLR and BYOL use it.
 
-    Each tensor's step is scaled by trust * |w| / |g + decay w|; groups with `adapt=False` (norms, biases) take plain SGD steps.
+    Each tensor's step is scaled by trust * |w| / |g + decay w|; groups with `adapt=False` (norms, biases) take plain
+    SGD steps.
     """
 
     def __init__(

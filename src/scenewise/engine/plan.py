@@ -71,8 +71,8 @@ def choose_group(asked: int | None, *, per_rank: int) -> tuple[int, list[str]]:
     if asked is not None:
         if per_rank % asked:
             raise UserError(
-                f"backbone.batchnorm_group: {asked} does not divide the {per_rank} images that a process computes at once "
-                f"(engine.batch_size); use {_nearest_divisor(per_rank, asked)}"
+                f"backbone.batchnorm_group: {asked} does not divide the {per_rank} images that a process computes "
+                f"at once (engine.batch_size); use {_nearest_divisor(per_rank, asked)}"
             )
         return asked, []
     group = max((size for size in range(4, GROUP + 1) if per_rank % size == 0), default=per_rank)
@@ -110,7 +110,7 @@ def decide_optimiser(config: OptimiserConfig, method: type[Method]) -> Optimiser
 
 
 def part_of_process(config: RunConfig, *, world: int) -> int:
-    """Return how many images one process computes at once; raises UserError when the batch cannot be dealt out evenly."""
+    """Return how many images a process computes at once; raises UserError when a batch cannot be dealt out evenly."""
     engine = config.engine
     shares = world * engine.accumulate
     if engine.batch_size % shares:

@@ -1,10 +1,12 @@
 """The online probe: kNN between two halves of a small labelled set, watched during training.
 
-It uses the data's own training split only: half of the images are the bank, half are the queries. A run that keeps its best
-checkpoint by the probe has therefore chosen nothing on a test split (law 10).
+It uses the data's own training split only: half of the images are the bank, half are the queries. A run that keeps its
+best checkpoint by the probe has therefore chosen nothing on a test split (law 10).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +29,10 @@ LEAST = 20  # images, else a kNN figure says nothing
 
 
 def make_probe(config: RunConfig, weights: WeightsInfo, device: torch.device) -> Probe | None:
-    """Return the probe of a run, its images decoded once, or None without `probe.data`. Raises UserError without labels."""
+    """Return the probe of a run, its images decoded once, or None without `probe.data`.
+
+    Raises UserError without labels.
+    """
     if config.probe.data is None:
         return None
     source = open_source(config.probe.data)
@@ -64,7 +69,8 @@ def make_probe(config: RunConfig, weights: WeightsInfo, device: torch.device) ->
 def _knn(task: Task) -> dict[str, float]:
     """Return the kNN vote's whole-set mAP, or its accuracy where an image has one class, 0..1."""
     knn = load_protocol("knn")
-    scores = knn.run(task, knn.config()).scores
+    usual = knn.config()
+    scores = knn.run(task, replace(usual, k=min(usual.k, len(task.train.labels)))).scores
     if task.multi_label:
         return {"knn_mAP": float(mean_average_precision(scores, task.test.labels))}
     return {"knn_top1": float((scores.argmax(dim=1) == task.test.labels).float().mean())}
@@ -89,7 +95,8 @@ def _features(backbone: nn.Module, images: torch.Tensor, weights: WeightsInfo, d
     training = backbone.training
     backbone.eval()
     parts = [
-        backbone(normalise(chunk.to(device), mean=weights.mean, std=weights.std)).cpu() for chunk in torch.split(images, BATCH)
+        backbone(normalise(chunk.to(device), mean=weights.mean, std=weights.std)).cpu()
+        for chunk in torch.split(images, BATCH)
     ]
     backbone.train(training)
     return torch.cat(parts)

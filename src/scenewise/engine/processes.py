@@ -23,7 +23,7 @@ STATISTICS = ("running_mean", "running_var")  # the buffers of every batch norm
 
 
 def started_rank() -> int:
-    """Return this process's number among those that torchrun started, also before they know of each other; 0 when plain."""
+    """Return this process's number among those of torchrun, also before they know of each other; 0 when plain."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -73,7 +73,7 @@ def anywhere(happened: bool, device: torch.device) -> bool:
 
 
 def together(action: Callable[[], Result]) -> Result:
-    """Return what `action` does on this process; a UserError on one process is raised on all, so that none waits for it."""
+    """Return what `action` does here; a UserError on one process is raised on all, so that none waits for it."""
     problems: tuple[str, ...] = ()
     result: list[Result] = []
     try:
@@ -90,8 +90,8 @@ def together(action: Callable[[], Result]) -> Result:
 def share_statistics(module: nn.Module) -> None:
     """Make every process's running batch statistics their mean over all: what one process with the joined batch has.
 
-    The statistics move linearly, so it does not matter how often this is done; done at every step it does not depend on when a run
-    was interrupted either.
+    The statistics move linearly, so it does not matter how often this is done; done at every step it does not depend on
+    when a run was interrupted either.
     """
     if world_size() == 1:
         return
@@ -112,7 +112,10 @@ def leave() -> None:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep Fabric's hints about settings that are decided here from the user."""
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities.core.rank_zero")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities.core.rank_zero")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

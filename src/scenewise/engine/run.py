@@ -38,7 +38,7 @@ from scenewise.report.records import read_run
 from scenewise.report.trend import last_figures
 from scenewise.report.verdict import sentences
 from scenewise.sources import Source, open_source, parse_spec
-from scenewise.views.opencv import check_opencv
+from scenewise.views.opencv import check_opencv, use_one_thread
 from scenewise.views.regions import policy
 from scenewise.views.slots import scale_slots
 
@@ -211,11 +211,11 @@ def open_with_display(spec: str, display: Display, *, split: str | None = None, 
 
 @contextmanager
 def _computing(config: RunConfig, device: str) -> Iterator[None]:
-    """Compute reproducibly, with the configured number of threads on CPU; torch's global state is as before afterwards."""
+    """Compute reproducibly, with the configured number of threads; leave torch's global state as it was."""
     threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
     cudnn = torch.backends.cudnn
     deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
-    cv2.setNumThreads(0)
+    use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that, and hang who waits for them
     cudnn.deterministic, cudnn.benchmark = True, False  # law 2: the same bytes on the same device
     if device == "cpu" and config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)

@@ -12,8 +12,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 class Signals:
     """While active, `received` is the number of the first stopping signal, or 0. A second one acts as it always did.
 
-    With `patient` further ones change nothing: torchrun passes on the Ctrl-C that the terminal has sent already, and ends what does
-    not end by itself.
+    With `patient` further ones change nothing: torchrun passes on the Ctrl-C that the terminal has sent already, and
+    ends what does not end by itself.
     """
 
     def __init__(self, *, patient: bool = False) -> None:

@@ -14,7 +14,8 @@ from scenewise.types import StepOutput
 def term_gradients(output: StepOutput) -> dict[str, float]:
     """Return `grad/TERM`: the mean gradient norm per query that each term of weight 1 has on the sphere of embeddings.
 
-    A loss is a mean over B queries and a cosine does not see a vector's length, so it is B * mean(|z| * |dL/dz|) (papers/mls.md 6.1).
+    A loss is a mean over B queries and a cosine does not see a vector's length, so it is B * mean(|z| * |dL/dz|)
+    (papers/mls.md 6.1).
     """
     figures = {}
     for name, term in output.terms.items():

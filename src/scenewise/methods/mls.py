@@ -128,10 +128,11 @@ class MLS(Method):
         with torch.set_grad_enabled(counts):  # before it counts the term is only watched
             term = self._term(online, dictionary, labels, usable)
         teacher = {"feature": local_slice(all_features), "projection": local_slice(all_projections)}
-        metrics = dictionary_figures(dictionary, progress.step) | self._label_figures(
-            batch, labels, self.labels(teacher, dictionary, usable), dictionary
-        )
-        metrics |= {"weight/multilabel": self.config.weight if counts else 0.0}
+        metrics: dict[str, Tensor | float] = {
+            "weight/multilabel": self.config.weight if counts else 0.0,
+            **dictionary_figures(dictionary, progress.step),
+            **self._label_figures(batch, labels, self.labels(teacher, dictionary, usable), dictionary),
+        }
         self.queue.push(
             {"projection": all_projections, "feature": all_features},
             image=gather(batch.index),

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def mls_coco_400() -> dict[str, Any]:
-    """MLS as published: 400 epochs of COCO; expected Mask R-CNN R50-FPN 1x 40.1 AP box, 36.2 AP mask (paper, Table 1)."""
+    """MLS as published, 400 epochs; expected Mask R-CNN R50-FPN 1x 40.1 AP box, 36.2 AP mask (paper, Table 1)."""
     return {
         "method": {
             "name": "mls",
@@ -31,7 +31,7 @@ def mls_coco_400() -> dict[str, Any]:
 
 
 def mls_coco_800() -> dict[str, Any]:
-    """MLS as published: 800 epochs of COCO; expected Mask R-CNN R50-FPN 1x 40.5 AP box, 36.5 AP mask (paper, Table 1)."""
+    """MLS as published, 800 epochs; expected Mask R-CNN R50-FPN 1x 40.5 AP box, 36.5 AP mask (paper, Table 1)."""
     tree = mls_coco_400()
     return tree | {"engine": {**tree["engine"], "epochs": 800}}
 

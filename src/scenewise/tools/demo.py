@@ -64,7 +64,7 @@ def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, display: Disp
 def _write_story(out: Path, results: Sequence[Evaluation], seed: int) -> None:
     content = [result.to_json() for result in results]
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    said = f"{DATA}, {BACKBONE} at {SIZE} px, {EPOCHS} epochs, seed {seed}: a demonstration of the tool, not evidence for a method."
+    said = f"{DATA}, {BACKBONE} at {SIZE} px, {EPOCHS} epochs, seed {seed}: no evidence for a method."
     report_runs(
         [out / method for method in METHODS],
         out / "report.html",

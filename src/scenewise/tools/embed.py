@@ -16,6 +16,7 @@ from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.evaluate.features import extract_features
 from scenewise.sources import parse_spec
+from scenewise.views.opencv import use_one_thread
 
 
 def embed_data(
@@ -43,6 +44,7 @@ def embed_data(
     if not out.parent.exists():
         raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
     where = choose_device(device)
+    use_one_thread()
     parse_spec(data)
     loaded = load_subject(subject, size=size)
     source = open_with_display(data, display, reindex=reindex)

@@ -17,6 +17,7 @@ from scenewise.errors import UserError, unknown_name
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.evaluate.run import PROTOCOLS, evaluate_backbone
 from scenewise.sources import Source, open_source, parse_spec
+from scenewise.views.opencv import use_one_thread
 
 
 def judge(
@@ -33,13 +34,14 @@ def judge(
     reindex: bool = False,
     display: Display | None = None,
 ) -> Evaluation:
-    """Return the figures of `protocols` for a subject: learnt on `data`'s training split, tested on its test split or `test_data`.
+    """Return the figures of `protocols` for a subject, learnt on `data`'s training split, tested on its test split.
 
-    Raises UserError for wrong input, before any work.
+    `test_data`: what to test on instead. Raises UserError for wrong input, before any work.
     """
     display = display or Quiet()
     check_protocols(protocols)
     where = choose_device(device)
+    use_one_thread()
     for spec in filter(None, (data, test_data)):
         parse_spec(spec)
     loaded = load_subject(subject, seed=seed, size=size)

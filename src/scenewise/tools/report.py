@@ -41,7 +41,7 @@ def report_runs(
     table: ComparisonTable | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write one self-contained page on the runs and return it; sheets come from the last run whose data can still be read."""
+    """Write one self-contained page on the runs and return it; its sheets are those of the last run with data."""
     sheets: dict[str, Sheet] = {}
     told = list(notes)
     for folder in folders:
@@ -67,7 +67,7 @@ def run_sheets(folder: Path) -> dict[str, Sheet]:
     sheets = {
         "What the method sees": Sheet(
             png=crop_sheet(crop_examples(config, source)),
-            caption="Photos of the pool with the regions that were cut in the first epoch, and the views made from them.",
+            caption="Photos with the regions that were cut in the first epoch, and the views made from them.",
         )
     }
     checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -76,7 +76,7 @@ def run_sheets(folder: Path) -> dict[str, Sheet]:
         if rows:
             sheets["Pseudo-labels of MLS"] = Sheet(
                 png=neighbour_sheet(rows),
-                caption="Query crops and the most similar crops of the dictionary at the end of the run: their positives.",
+                caption="Query crops and the most similar crops of the dictionary at the end: their positives.",
             )
     return sheets
 
@@ -159,7 +159,7 @@ def centre_crop(record: Record, *, size: int) -> Image:
 
 
 def dictionary_crop(source: Source, index: int, box: np.ndarray) -> Image | None:
-    """Return the crop a dictionary row was made from, or None for a random row or an image that cannot be read any more."""
+    """Return the crop a dictionary row was made from, or None for a random row or an unreadable image."""
     if not 0 <= index < len(source):
         return None
     try:
