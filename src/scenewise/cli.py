@@ -23,10 +23,10 @@ from scenewise import __version__
 from scenewise.errors import Interrupted, UserError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's UsageError, from wherever typer has click
-OTHERS_WAIT = (
-    3.0  # seconds: of several processes the first speaks; when it dies for the same reason, torchrun ends the others
-)
+# seconds: of several processes the first speaks; when it dies for the same reason, torchrun ends the others
+OTHERS_WAIT = 10.0
 MAIN_PROCESS = os.getpid()
+_SETTING = re.compile(r"(seed|[a-z]+\.[a-z_]+)=")  # a dotted name and a value, as --set takes it
 REPORT_BUG = "this is a fault in Scenewise, not in your input; please report it with the lines above"
 
 app = typer.Typer(
@@ -289,7 +289,10 @@ def _write_json(path: Path | None, content: Any) -> None:
 def main() -> None:
     """Run the command line and exit with its status."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except Terminated:  # while an error was told
+        sys.exit(128 + signal.SIGTERM)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -303,10 +306,19 @@ class Terminated(BaseException):
     """The process was asked to end."""
 
 
+def _repeat_set(arguments: list[str]) -> list[str]:
+    """Let one --set carry several settings: `--set method.k=10 method.weight=0.1` is `--set ... --set ...`."""
+    repeated: list[str] = []
+    for argument in arguments:
+        follows = repeated[-2:-1] == ["--set"] and _SETTING.match(argument)
+        repeated += ["--set", argument] if follows else [argument]
+    return repeated
+
+
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     try:
-        status = app(arguments, standalone_mode=False, prog_name="scenewise")
+        status = app(_repeat_set(arguments), standalone_mode=False, prog_name="scenewise")
     except USAGE_ERROR as error:
         _complain(
             _with_value(error.format_message(), arguments),

@@ -21,6 +21,7 @@ from scenewise.engine.run import Run
 from scenewise.errors import UserError
 
 TOLERANCE = 1e-3  # of the largest weight of each tensor after 10 steps: sums in another order, and they grow
+LEAST = 1e-5  # for biases that have hardly left 0
 
 
 def torchrun(config: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,8 +63,8 @@ def test_two_processes_equal_one_on_a_backbone_without_batch_statistics(
     assert done.stderr.count("left out 03.jpg") == 1
     first, second = load_file(one.backbone), load_file(tmp_path / "two" / "backbone.safetensors")
     for name, value in first.items():
-        scale = float(value.abs().max().clamp(min=1e-6))
-        torch.testing.assert_close(second[name], value, atol=TOLERANCE * scale, rtol=0.0)
+        scale = float(value.abs().max().max())
+        torch.testing.assert_close(second[name], value, atol=max(LEAST, TOLERANCE * scale), rtol=0.0)
     lines = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (one.folder, tmp_path / "two")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 import torch
@@ -114,9 +115,15 @@ def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool
 def start_worker(worker: int) -> None:
     """Make a loader process quiet and single-threaded: signals are the main process's business, cores are shared.
 
-    Ctrl-C, `timeout` and schedulers signal the whole group; the workers go on until the step is done and saved.
+    Ctrl-C, `timeout` and schedulers signal the whole group; the workers go on until the step is saved. A second
+    SIGTERM ends them: with it the loader and Python's exit end workers that are still there.
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _outlive_once)
     torch.set_num_threads(1)
+
+
+def _outlive_once(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)

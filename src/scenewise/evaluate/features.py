@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Int64
@@ -19,6 +18,7 @@ from scenewise.evaluate.feature_cache import Features, cache_file, load, store
 from scenewise.sources.base import Progress, Source
 from scenewise.types import Skip
 from scenewise.views.collate import IMAGENET_MEAN, IMAGENET_STD, normalise
+from scenewise.views.opencv import use_one_thread
 from scenewise.views.pipeline import test_view
 
 VERSION = 1  # raised whenever the same backbone and source would give other features
@@ -54,6 +54,7 @@ def extract_features(
         if (kept := load(file)) is not None:
             return kept
     views = _Views(source, wanted, size)
+    use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that
     loader = DataLoader(
         views,
         batch_size=batch_size,
@@ -111,7 +112,6 @@ def _start_worker(worker: int) -> None:
     """Keep a loader process to one core, as the workers share them, and leave the interrupt to the main process."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 

@@ -20,7 +20,7 @@ def calibrated_bias(
 
     Why: the gradient of a binary cross-entropy is the sum over rows of (sigmoid - label) * row. Without an offset the
     sigmoids sum to about half the dictionary and the labels to k, so a query is pushed away from the mean of all rows,
-    whatever the labels say. With this b the two sums agree and, as in a softmax, nothing acts along what all rows share.
+    whatever the labels say. With this b the two sums agree: as in a softmax, nothing acts along what all rows share.
     Our own, not in the paper; docs/decisions/0002 says what it was measured to do.
     """
     mask = torch.ones_like(logits, dtype=torch.bool) if valid is None else valid.expand_as(logits)

@@ -42,7 +42,7 @@ class MoCoV2(Method):
         weight_decay=1e-4,
         warmup_epochs=0.0,
         exclude_norm_and_bias=False,
-        origin="measured on 5,415 photos, docs/results/first-run.md; DenseCL and ORL have 0.3 on COCO, MoCo 0.03 on ImageNet",
+        origin="measured on 5,415 photos (docs/decisions/0002); DenseCL has 0.3 on COCO, MoCo 0.03 on ImageNet",
     )
 
     @dataclass(frozen=True, kw_only=True, slots=True)

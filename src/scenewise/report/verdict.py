@@ -171,7 +171,7 @@ COLLAPSE_REMEDIES: Mapping[str, str] = {
     "simclr": "a lower learning rate (--lr), a larger batch (--batch-size), a lower method.temperature",
 }
 
-GRADIENT_RATIO = 30.0  # beyond, the weaker term hardly matters; MLS at its default weight ends at 17 (docs/results/first-run.md)
+GRADIENT_RATIO = 30.0  # beyond, the weaker term hardly matters; MLS at its default weight ends at 17 (first-run.md)
 GRADIENT_ALARM = 100.0
 
 
