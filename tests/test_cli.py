@@ -283,7 +283,8 @@ def test_a_fault_of_ours_shows_where_it_is(
 
 def test_one_set_carries_several_settings() -> None:
     given = ["pretrain", "DATA", "--set", "method.k=10", "method.weight=0.1", "seed=3", "--out", "a.b=c"]
-    expected = ["pretrain", "DATA", *["--set", "method.k=10", "--set", "method.weight=0.1", "--set", "seed=3"], "--out", "a.b=c"]
+    one_each = ["--set", "method.k=10", "--set", "method.weight=0.1", "--set", "seed=3"]
+    expected = ["pretrain", "DATA", *one_each, "--out", "a.b=c"]
     assert cli._repeat_set(given) == expected
     assert cli._repeat_set(["--set", "a.b=1", "DATA"]) == ["--set", "a.b=1", "DATA"]
     assert cli._repeat_set([]) == []
