@@ -22,8 +22,8 @@ def fabricated_lines(
     for step in range(epochs * steps):
         done = step / (epochs * steps)
         line = {
-            "step": step,
-            "epoch": step // steps,
+            "step": step + 1,
+            "epoch": step // steps + 1,
             "loss": round(3 + 4 * float(np.exp(-3 * done)) + 0.1 * draw.normal(), 6),
             "lr": 0.03 * 0.5 * (1 + float(np.cos(np.pi * done))),
             "data_wait": round(0.04 + 0.02 * float(draw.random()), 4),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scenewise.report.curves import Curve, Panel, draw, panels
-from scenewise.report.page import Sheet, write_report
+from scenewise.report.page import Sheet, _card, write_report
 from scenewise.report.records import ComparisonTable, RunRecord, read_run
 from scenewise.report.sheets import CropExample, crop_sheet
 
@@ -207,3 +207,9 @@ def test_odd_values_are_drawn_without_complaint(values: list[float], logarithmic
     drawing = draw(Panel(title='<"&>', label="x & $y", curves=[curve], logarithmic=logarithmic))
     Reader(drawing)
     assert 'aria-label="&lt;&quot;&amp;&gt;"' in drawing
+
+
+def test_steps_and_epochs_are_those_that_were_done() -> None:
+    run = RunRecord(name="run", history=fabricated_lines(epochs=2, steps=4))
+    facts = dict(_card(run).facts)
+    assert (facts["steps"], facts["epochs"]) == ("8", "2")

@@ -15,7 +15,7 @@ from .conftest import EPOCHS, STEPS, Fabricate
 def test_a_whole_folder_is_read(fabricate: Fabricate) -> None:
     run = read_run(fabricate(skipped=4))
     assert (run.name, run.method, run.problems) == ("mls-run", "mls", ())
-    assert [line["step"] for line in run.history] == list(range(EPOCHS * STEPS))
+    assert [line["step"] for line in run.history] == list(range(1, EPOCHS * STEPS + 1))
     assert run.environment["versions"] == {"torch": "2.14.1"}
     assert run.skipped_columns == ("key", "reason")
     assert len(run.skipped) == 4

@@ -16,10 +16,10 @@ def history(
 ) -> list[dict]:
     draw = np.random.default_rng(0)
     lines: list[dict] = []
-    for epoch, loss in enumerate(losses):
-        rate = lr if lr is not None else 0.1 * (1 - epoch / len(losses)) ** 4
+    for epoch, loss in enumerate(losses, start=1):
+        rate = lr if lr is not None else 0.1 * (1 - (epoch - 1) / len(losses)) ** 4
         for _ in range(steps):
-            lines.append({"step": len(lines), "epoch": epoch, "loss": loss + noise * draw.normal(), "lr": rate})
+            lines.append({"step": len(lines) + 1, "epoch": epoch, "loss": loss + noise * draw.normal(), "lr": rate})
     lines[-1] |= last
     return lines
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_said_is_not_said() -> None:
 def test_steps_with_a_dictionary_that_fills_are_left_out() -> None:
     lines = history([0.5, 6.0, 5.0, 4.0])
     for line in lines:
-        line["queue/fill"] = 0.4 if line["epoch"] == 0 else 1.0
+        line["queue/fill"] = 0.4 if line["epoch"] == 1 else 1.0
     assert "fell from 6.0" in told(lines)
 
 
@@ -68,17 +68,17 @@ def test_rank_probe_and_advice_are_told() -> None:
 
 def test_a_loss_that_broke_down_is_told() -> None:
     assert "broken down: loss is nan" in told(
-        [*history([5.0, 4.0]), {"step": 10, "epoch": 1, "loss": math.nan, "lr": 0.1}]
+        [*history([5.0, 4.0]), {"step": 11, "epoch": 3, "loss": math.nan, "lr": 0.1}]
     )
 
 
 def test_series_and_last_figures() -> None:
     lines = [
-        {"step": 0, "epoch": 0, "loss": 4.0, "data_wait": 0.5},
-        {"step": 1, "epoch": 1, "loss": 3.0, "data_wait": 0.1, "queue/fill": 0.5},
-        {"step": 2, "epoch": 1, "loss": 1.0, "data_wait": 0.3, "queue/fill": 1.0, "note": "text"},
+        {"step": 1, "epoch": 1, "loss": 4.0, "data_wait": 0.5},
+        {"step": 2, "epoch": 2, "loss": 3.0, "data_wait": 0.1, "queue/fill": 0.5},
+        {"step": 3, "epoch": 2, "loss": 1.0, "data_wait": 0.3, "queue/fill": 1.0, "note": "text"},
     ]
-    assert series(lines, "loss") == [(0, 4.0), (1, 2.0)]
+    assert series(lines, "loss") == [(1, 4.0), (2, 2.0)]
     assert last_figures(lines) == pytest.approx({"loss": 2.0, "data_wait": 0.2, "queue/fill": 1.0})
     assert last_figures([]) == {}
 

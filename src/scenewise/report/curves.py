@@ -141,7 +141,7 @@ def _curve(history: Sequence[Mapping[str, Any]], figure: str) -> tuple[np.ndarra
     """Return (epochs, values) of a figure: at the end of its epoch, or at the step's place in the epoch."""
     if figure.startswith(("health/", "probe/")):
         points = series(history, figure)
-        return np.array([epoch + 1 for epoch, _ in points], float), np.array([value for _, value in points], float)
+        return np.array([epoch for epoch, _ in points], float), np.array([value for _, value in points], float)
     lengths: dict[int, int] = {}
     places = []
     for line in history:
@@ -151,7 +151,7 @@ def _curve(history: Sequence[Mapping[str, Any]], figure: str) -> tuple[np.ndarra
             places.append((epoch, lengths[epoch], float(value)))
     steps = max(lengths.values(), default=1)
     return (
-        np.array([epoch + place / steps for epoch, place, _ in places], float),
+        np.array([epoch - 1 + place / steps for epoch, place, _ in places], float),
         np.array([value for *_, value in places], float),
     )
 

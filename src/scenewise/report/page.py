@@ -116,9 +116,9 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     if run.history:
         last = run.history[-1]
         if isinstance(last.get("step"), int):
-            facts.append(("steps", f"{last['step'] + 1:,}"))
+            facts.append(("steps", f"{last['step']:,}"))
         if isinstance(last.get("epoch"), int):
-            facts.append(("epochs", f"{last['epoch'] + 1:,}"))
+            facts.append(("epochs", f"{last['epoch']:,}"))
         losses = series(run.history, "loss")
         facts.append(("loss, last epoch", f"{losses[-1][1]:.3g}" if losses else ""))
         figures = last_figures(run.history)

@@ -139,4 +139,4 @@ def _probe(name: str, points: Sequence[Point]) -> list[str]:
     (_, first), (_, last) = points[0], points[-1]
     epoch, best = max(points, key=lambda point: point[1])
     told = f"The probe's {name.removeprefix('probe/')} went from {show(first, 'share')} to {show(last, 'share')}"
-    return [told + ("." if best == last else f"; its best was {show(best, 'share')} after {epoch + 1} epochs.")]
+    return [told + ("." if best == last else f"; its best was {show(best, 'share')} after {epoch} epochs.")]
