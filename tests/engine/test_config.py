@@ -226,3 +226,11 @@ def test_every_setting_has_its_dotted_name() -> None:
         for part in (config.data, config.method_config, config.backbone, config.optimiser, config.engine, config.probe)
     )
     assert len(flat) == count + 2  # method.name and seed
+
+
+def test_names_that_are_judged_later_are_told_with_the_rest() -> None:
+    tree = {"data": {"source": "x", "crops": "scne"}, "method": {"name": "mlss"}, "backbone": {"name": "resnt18"}}
+    with pytest.raises(UserError) as caught:
+        build(tree)
+    told = " ".join(caught.value.problems)
+    assert all(name in told for name in ("'mls'", "'resnet18'", "'scene'"))

@@ -18,8 +18,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from scenewise.backbones.create import check_name
 from scenewise.errors import UserError
 from scenewise.methods import method_class
+from scenewise.views.regions import policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,8 +263,25 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: {seed!r} must be a whole number, 0 or more")
     if problems:
-        raise UserError(*problems)
+        raise UserError(*problems, *_wrong_names(parts))
     return RunConfig(method=str(name), seed=seed, **parts)
+
+
+def _wrong_names(parts: Mapping[str, Any]) -> list[str]:
+    """Return the problems with names that are otherwise judged later, so that all that is wrong is told at once."""
+    backbone, data = parts.get("backbone"), parts.get("data")
+    problems: list[str] = []
+    try:
+        if backbone is not None and backbone.name is not None:
+            check_name(backbone.name)
+    except UserError as error:
+        problems += error.problems
+    try:
+        if data is not None:
+            policy(data.crops)
+    except UserError as error:
+        problems += error.problems
+    return problems
 
 
 def _section(section: str, kind: type[Any], value: Mapping[str, Any], problems: list[str]) -> Any:
