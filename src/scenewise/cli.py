@@ -192,6 +192,7 @@ def evaluate(
         reindex=reindex,
         display=terminal(),
     )
+    typer.echo(result.to_markdown())
     typer.echo(result.to_markdown(per_class=True))
     _write_json(json_file, result.to_json())
 
