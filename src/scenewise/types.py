@@ -12,6 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Image = np.ndarray  # (height, width, 3) uint8, RGB, upright
+Colour = tuple[float, float, float]  # a value for red, green, blue
+
+# of ImageNet's training images, values 0..1: what every method's code and every timm ResNet subtracts and divides by
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 Size = tuple[int, int]  # (height, width) in pixels, after the EXIF rotation
 
 

@@ -11,13 +11,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from scenewise.errors import UserError
+from scenewise.types import IMAGENET_MEAN as IMAGENET_MEAN
+from scenewise.types import IMAGENET_STD as IMAGENET_STD
+from scenewise.types import Colour as Colour
 
 STEMS = ("imagenet", "cifar")
 NORMS = ("batch", "group")
-Colour = tuple[float, float, float]
-
-IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)  # of ImageNet's training images, RGB 0..1: what MoCo v2, SimCLR, MLS use
-IMAGENET_STD: Colour = (0.229, 0.224, 0.225)  # likewise
 
 
 @dataclass(frozen=True, slots=True)

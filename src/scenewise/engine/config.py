@@ -44,9 +44,8 @@ class BackboneConfig:
     name: str | None = None
     stem: str | None = None  # imagenet, or cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
     norm: str | None = None  # batch, or group
-    batchnorm_group: int | None = (
-        None  # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
-    )
+    # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
+    batchnorm_group: int | None = None
     init: str | None = None  # a subject whose weights to start from: a run, a file, timm:NAME, torchvision:NAME
 
 

@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from scenewise.types import IMAGENET_MEAN as IMAGENET_MEAN
+from scenewise.types import IMAGENET_STD as IMAGENET_STD
 from scenewise.types import Batch, Skip
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: every method's code and every timm ResNet uses these
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Sample = tuple[int, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]  # index, views (V, S, S, 3), boxes (V, 4)
 
