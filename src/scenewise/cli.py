@@ -249,8 +249,9 @@ def methods() -> None:
 
     for name in method_names():
         kind = method_class(name)
-        views = " + ".join(f"{slot.count} {role}" for role, slot in kind.slots.items())
-        typer.echo(f"{name:10} {kind.title}; {views} view(s), {kind.passes:g} passes a step; {kind.paper}")
+        config = kind.Config()
+        views = " + ".join(f"{slot.count} {role}" for role, slot in kind.slots(config).items())
+        typer.echo(f"{name:8} {kind.title}; views: {views}; {kind.passes(config):.3g} passes a step; {kind.paper}")
 
 
 @app.command()

@@ -106,10 +106,11 @@ class StepOutput:
 
     loss: scalar with gradient.
     terms: the parts of the loss by name, each a scalar of its own weight 1, with gradient where it has one.
-    embeddings: (B, D) projected queries the terms act on, in the graph (the gradient norm of each term is taken here).
+    embeddings: (B, D) projected queries, in the graph.
     targets: (B, D) projections of the other view, no gradient (alignment).
     features: (B, G) pooled backbone features of the queries, no gradient needed (spread, rank).
     metrics: figures to log beside the loss, scalars without gradient.
+    shared: (B, ...) what all terms act on, in the graph: their gradient norms are taken here. None: the embeddings.
     """
 
     loss: Float[Tensor, ""]
@@ -118,3 +119,4 @@ class StepOutput:
     targets: Float[Tensor, "batch width"]
     features: Float[Tensor, "batch features"]
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    shared: Float[Tensor, "batch ..."] | None = None

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from scenewise.backbones import backbone_names, backbone_summaries, create_backbone
+from scenewise.backbones.backbone import STEMS
 from scenewise.errors import UserError
 
 ARCHITECTURES = ["resnet18", "resnet50", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050"]
@@ -68,7 +69,7 @@ def test_float64_stays_float64() -> None:
 
 @settings(max_examples=4, deadline=None)
 @given(
-    seed=st.integers(0, 2**31), stem=st.sampled_from(["imagenet", "cifar"]), norm=st.sampled_from(["batch", "group"])
+    seed=st.integers(0, 2**31), stem=st.sampled_from(STEMS), norm=st.sampled_from(["batch", "group"])
 )
 def test_weights_are_a_function_of_the_seed_and_global_state_is_left_alone(seed: int, stem: str, norm: str) -> None:
     torch.manual_seed(7)
@@ -82,11 +83,27 @@ def test_weights_are_a_function_of_the_seed_and_global_state_is_left_alone(seed:
     assert not torch.equal(first["model.conv1.weight"], other["model.conv1.weight"])
 
 
-def test_cifar_stem_keeps_the_resolution() -> None:
-    backbone = create_backbone("resnet18", seed=0, stem="cifar")
-    assert backbone.model.conv1.weight.shape == (64, 3, 3, 3)
-    assert backbone.feature_map(images(32)).shape[-2:] == (4, 4)
-    assert (backbone.name, backbone.stem, backbone.norm) == ("resnet18", "cifar", "batch")
+@pytest.mark.parametrize(
+    ("stem", "size", "side"),
+    [("cifar", 32, 4), ("cifar-pool", 64, 4), ("cifar-pool", 96, 6), ("imagenet", 64, 2), ("imagenet", 96, 3)],
+)
+def test_the_stem_decides_the_last_map(stem: str, size: int, side: int) -> None:
+    backbone = create_backbone("resnet18", seed=0, stem=stem).eval()
+    with torch.no_grad():
+        assert backbone.feature_map(images(size)).shape == (2, 512, side, side)
+        assert backbone(images(size)).shape == (2, 512)
+    assert (backbone.name, backbone.stem, backbone.norm) == ("resnet18", stem, "batch")
+    kernel, parameters = (7, 11_176_512) if stem == "imagenet" else (3, 11_168_832)
+    assert backbone.model.conv1.weight.shape == (64, 3, kernel, kernel)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
+
+
+def test_the_stems_for_small_images_differ_in_the_max_pool_alone() -> None:
+    plain, pooled = (create_backbone("resnet18", seed=0, stem=stem).eval() for stem in ("cifar", "cifar-pool"))
+    assert all(torch.equal(value, pooled.state_dict()[key]) for key, value in plain.state_dict().items())
+    plain.model.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    with torch.no_grad():
+        assert torch.equal(plain(images()), pooled(images()))
 
 
 def test_group_norm_has_no_batch_statistics() -> None:
@@ -129,7 +146,9 @@ def test_size_that_is_no_multiple_of_the_patch(size: int, nearest: str) -> None:
         ("", {}, "backbone: unknown name ''"),
         ("resnet18", {"stem": "cifr"}, "backbone.stem: .*Did you mean 'cifar'"),
         ("resnet18", {"norm": "layer"}, "backbone.norm: .*batch, group"),
-        ("resnet18d", {"stem": "cifar"}, "plain stem"),
+        ("resnet18", {"stem": "cifar-pol"}, "backbone.stem: .*Did you mean 'cifar-pool'"),
+        ("resnet18d", {"stem": "cifar"}, "'cifar' needs .*plain stem"),
+        ("resnet18d", {"stem": "cifar-pool"}, "'cifar-pool' needs .*plain stem"),
         ("convnext_atto", {"stem": "cifar"}, "for ResNets"),
         ("vit_tiny_patch16_224", {"norm": "group"}, "for ResNets"),
     ],

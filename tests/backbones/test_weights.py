@@ -38,6 +38,7 @@ def same_weights(first: Backbone, second: Backbone) -> bool:
     [
         ("resnet18", "imagenet", "batch"),
         ("resnet18", "cifar", "group"),
+        ("resnet18", "cifar-pool", "batch"),
         ("vit_tiny_patch16_224", "imagenet", "batch"),
         ("convnext_atto", "imagenet", "batch"),
     ],

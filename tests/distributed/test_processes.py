@@ -15,10 +15,11 @@ from torch import Tensor
 from scenewise.methods import method_names
 
 WORKER = Path(__file__).parent / "worker.py"
-TRAINED = [f"{name} {norm}" for name in method_names() for norm in ("group", "grouped")]
+TRAINED = [f"{name} {norm}" for name in method_names() for norm in ("group", "batch")]
 
 # float32 sums in another order: a few units in the last place, grown over four steps
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+APART = ("output", "teacher", "input gradient", "gradient/0.0.weight", "gradient/6.weight", "state/0.1.running_mean")
 
 
 def compute(world: int, folder: Path) -> list[dict[str, Any]]:
@@ -87,6 +88,57 @@ def test_a_loss_on_the_joined_batch_has_the_single_process_gradient(
         assert difference.abs().max() > 0.1 * expected["weight"].abs().max()
 
 
+@pytest.mark.parametrize("split", ["even", "even channels-last", "uneven"])
+def test_synchronised_batch_norm_equals_the_single_process_on_the_joined_batch(
+    single: dict[str, Any], ranks: list[dict[str, Any]], split: str
+) -> None:
+    """Outputs with and without gradient, gradients of images and weights, running statistics."""
+    expected = single[f"statistics {split}"]
+    assert all(expected[key].abs().max() > 0.01 for key in APART)  # something to compare
+    for result in ranks:
+        found = result[f"statistics {split}"]
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, **CLOSE, msg=lambda text, key=key: f"{key}: {text}")
+            assert not key.startswith("state/") or torch.equal(found[key], ranks[0][f"statistics {split}"][key]), key
+
+
+def test_batch_norm_of_each_rank_alone_differs(single: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    expected = single["statistics apart"]
+    for key, value in single["statistics even"].items():
+        assert torch.equal(expected[key], value), key
+    for result in ranks:
+        found = result["statistics apart"]
+        for key in APART:
+            difference = (found[key] - expected[key]).abs().max()
+            assert difference > 0.02 * expected[key].abs().max(), key
+
+
+def test_every_loss_equals_the_single_process_on_the_joined_batch(
+    single: dict[str, Any], ranks: list[dict[str, Any]]
+) -> None:
+    """Value and averaged gradient, each loss called as the methods call it."""
+    assert len(single["losses"]) == 12
+    for name, expected in single["losses"].items():
+        assert expected["gradient"].abs().max() > 1e-3, name
+        for result in ranks:
+            torch.testing.assert_close(
+                result["losses"][name], expected, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "ranking_loss smooth", "ranking_loss hist"])
+def test_a_gather_without_gradient_is_seen(single: dict[str, Any], ranks: list[dict[str, Any]], name: str) -> None:
+    """The value is right and the gradient is not: the comparison above can fail."""
+    expected = single["losses"][name]
+    torch.testing.assert_close(single["losses without gradient"][name], expected)
+    for result in ranks:
+        found = result["losses without gradient"][name]
+        torch.testing.assert_close(found["value"], expected["value"])
+        difference = (found["gradient"] - expected["gradient"]).abs().max()
+        assert difference > 0.1 * expected["gradient"].abs().max()
+
+
 @pytest.mark.parametrize("norm", ["group", "grouped"])
 def test_the_shuffled_pass_equals_the_single_process_one(
     single: dict[str, Any], ranks: list[dict[str, Any]], norm: str
@@ -122,7 +174,13 @@ def test_every_process_holds_the_same_state(ranks: list[dict[str, Any]], trained
 @pytest.mark.parametrize("trained", TRAINED)
 def test_the_compared_run_did_something(single: dict[str, Any], trained: str) -> None:
     found = single[trained]
-    moved = [value.abs().max() for key, value in found.items() if key.startswith("3/gradient/")]
-    assert moved
+    # a batch norm takes the bias of the layer before it away
+    normed = ("head.0.bias", "predictor.0.bias") if any("head.1.running_mean" in key for key in found) else ()
+    moved = [
+        value.abs().max()
+        for key, value in found.items()
+        if key.startswith("3/gradient/") and not key.endswith(normed or "none")
+    ]
+    assert len(moved) > 4
     assert all(change > 1e-4 for change in moved)
     assert found["3/loss"] > 0.1

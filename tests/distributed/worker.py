@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from scenewise import distributed
@@ -16,8 +18,13 @@ from scenewise.methods import method_class, method_names
 from scenewise.parts.batchnorm import group_batchnorm
 from scenewise.parts.heads import Encoder
 from scenewise.parts.momentum import encode_shuffled
+from scenewise.parts.synchronised import synchronise_batchnorm
 from scenewise.types import Batch, Progress
 from scenewise.views.slots import scale_slots
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests run this file by its path
+
+from joined import every_loss, own_rows_only  # noqa: E402
 
 JOINED, SIZE, GROUP, STEPS = 24, 16, 4, 4  # 24 images: whole groups of 4 on each of 1, 2 or 3 ranks
 
@@ -29,14 +36,23 @@ class Tiny(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 12, 5, stride=2, bias=False), norm, nn.ReLU())
 
-    def forward(self, images: Tensor) -> Tensor:
+    def feature_map(self, images: Tensor) -> Tensor:
         maps: Tensor = self.layers(images)
+        return maps
+
+    def pool(self, maps: Tensor) -> Tensor:
         return maps.float().mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.feature_map(images))
 
 
 def tiny(norm: str) -> nn.Module:
     torch.manual_seed(0)
-    return Tiny(nn.GroupNorm(3, 12)) if norm == "group" else group_batchnorm(Tiny(nn.BatchNorm2d(12)), GROUP)
+    if norm == "group":
+        return Tiny(nn.GroupNorm(3, 12))
+    backbone = Tiny(nn.BatchNorm2d(12))
+    return group_batchnorm(backbone, GROUP) if norm == "grouped" else backbone
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -106,18 +122,24 @@ def local_batch(slots: Any, number: int) -> Batch:
 
 
 def train(name: str, norm: str) -> dict[str, Any]:
-    """Take some optimiser steps with averaged gradients; return losses, figures, gradients and the whole state."""
+    """Take some optimiser steps with averaged gradients; return losses, figures, gradients and the whole state.
+
+    norm: "group" for a backbone without batch statistics, "batch" for those that the method declares (law 4).
+    """
     kind = method_class(name)
-    config, _ = kind.resolve(kind.Config(), images=700, batch_size=JOINED)
-    backbone = tiny(norm)
+    waits = {field.name: 0.0 for field in dataclasses.fields(kind.Config) if field.name.endswith("_epochs")}
+    narrow = {field.name: 16 for field in dataclasses.fields(kind.Config) if field.name == "hidden"}
+    config, _ = kind.resolve(kind.Config(**waits, **narrow), images=700, batch_size=JOINED)
+    backbone = tiny("grouped" if (norm, kind.batch_statistics) == ("batch", "groups") else norm)
     torch.manual_seed(1)
     method = kind(config, backbone, 12, seed=0)
+    synchronise_batchnorm(method, "cpu")
     trainable = {key: value for key, value in method.named_parameters() if value.requires_grad}
     optimiser = torch.optim.SGD(trainable.values(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     record: dict[str, Any] = {}
     for number in range(STEPS):
         progress = Progress(step=number, steps=STEPS, steps_per_epoch=STEPS, seed=0)
-        output = method.step(local_batch(kind.slots, number), progress)
+        output = method.step(local_batch(kind.slots(config), number), progress)
         optimiser.zero_grad()
         output.loss.backward()
         for key, parameter in trainable.items():
@@ -131,14 +153,68 @@ def train(name: str, norm: str) -> dict[str, Any]:
     return record | {f"state/{key}": value for key, value in method.state_dict().items()}
 
 
+def own_rows(split: str) -> slice:
+    """Return this rank's place in the joined batch: an equal part, or one row for each rank but the last."""
+    world, rank = distributed.world_size(), distributed.rank()
+    if split == "even":
+        return slice(rank * JOINED // world, (rank + 1) * JOINED // world)
+    return slice(rank, rank + 1 if rank < world - 1 else JOINED)
+
+
+def joined_rows(rows: Tensor, place: slice) -> Tensor:
+    """Return the rows of all ranks, each at its place."""
+    whole = torch.zeros(JOINED, *rows.shape[1:])
+    whole[place] = rows.detach()
+    return distributed.mean_over_ranks(whole) * distributed.world_size()
+
+
+def batch_statistics(split: str, *, synchronised: bool = True, layout: torch.memory_format) -> dict[str, Tensor]:
+    """Return outputs, averaged gradients and the state of a network with each kind of batch norm: a teacher's pass,
+    then a pass with a loss.
+    """
+    torch.manual_seed(0)
+    silent = nn.BatchNorm1d(4)
+    silent.register_parameter("bias", None)
+    network: nn.Module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False), nn.Tanh()
+    )
+    network = nn.Sequential(
+        network, nn.Flatten(), nn.Linear(96, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 4), silent
+    )
+    if synchronised:
+        network = synchronise_batchnorm(network, "cpu")
+    place = own_rows(split)
+    images = (5 + random(JOINED, 3, 8, 8, seed=7))[place].to(memory_format=layout).requires_grad_()
+    with torch.no_grad():
+        teacher = network(images)
+    output = network(images)
+    # equal parts: the mean over the own rows of what each has of the loss
+    loss = (output * random(JOINED, 4, seed=8)[place]).sum() * distributed.world_size() / JOINED
+    loss.backward()
+    assert images.grad is not None
+    return {
+        "teacher": joined_rows(teacher, place),
+        "output": joined_rows(output, place),
+        "input gradient": joined_rows(images.grad, place) / distributed.world_size(),
+        **{f"gradient/{name}": averaged(value.grad) for name, value in network.named_parameters()},
+        **{f"state/{name}": value.clone() for name, value in network.state_dict().items()},
+    }
+
+
 def everything() -> dict[str, Any]:
     """Return all that is compared."""
     return {
         "gathers": gathers(),
         "with gradient": joined_gradients(distributed.gather_with_gradient),
         "without gradient": joined_gradients(lambda rows: distributed.gather(rows).clone()),
+        "losses": every_loss(random(JOINED, 2, 5, seed=11)),
+        "losses without gradient": every_loss(random(JOINED, 2, 5, seed=11), joined=own_rows_only),
+        "statistics even": batch_statistics("even", layout=torch.contiguous_format),
+        "statistics even channels-last": batch_statistics("even", layout=torch.channels_last),
+        "statistics uneven": batch_statistics("uneven", layout=torch.contiguous_format),
+        "statistics apart": batch_statistics("even", synchronised=False, layout=torch.contiguous_format),
         **{f"shuffled {norm}": shuffled(norm) for norm in ("group", "grouped")},
-        **{f"{name} {norm}": train(name, norm) for name in method_names() for norm in ("group", "grouped")},
+        **{f"{name} {norm}": train(name, norm) for name in method_names() for norm in ("group", "batch")},
     }
 
 

@@ -18,7 +18,10 @@ from scenewise.engine.optim import LARS, learning_rate, make_optimiser, peak_lea
 
 
 def options(**changed: Any) -> OptimiserConfig:
-    usual = {"name": "sgd", "lr": 0.3, "weight_decay": 1e-4, "warmup_epochs": 0.0, "exclude_norm_and_bias": False}
+    usual = {
+        "name": "sgd", "lr": 0.3, "weight_decay": 1e-4, "exclude_norm_and_bias": False,
+        "schedule": "cosine", "warmup_epochs": 0.0, "warmup_start": 0.0, "final_lr": 0.0,
+    }  # fmt: skip
     return OptimiserConfig(**(usual | changed))
 
 
@@ -107,7 +110,8 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_the_end(
         learning_rate(config, peak=peak, step=step, steps=steps, steps_per_epoch=per_epoch) for step in range(steps)
     ]
     rise = min(round(warmup * per_epoch), steps)
-    assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates if final > 0)
+    assert all(0 <= rate <= peak * (1 + 1e-12) for rate in rates)
+    assert rates[0] == (0 if rise else peak)
     assert all(a < b for a, b in pairwise(rates[:rise]))
     assert all(a >= b for a, b in pairwise(rates[rise:]))
     if rise < steps:
@@ -119,7 +123,14 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_the_end(
 def test_a_constant_schedule_stays_at_the_peak() -> None:
     config = options(schedule="constant", warmup_epochs=1.0)
     rates = [learning_rate(config, peak=2.0, step=step, steps=8, steps_per_epoch=2) for step in range(8)]
-    assert rates == [1.0] + [2.0] * 7
+    assert rates == [0.0, 1.0] + [2.0] * 6
+
+
+def test_a_warm_up_may_start_above_zero_and_a_cosine_stand_still_within_an_epoch() -> None:
+    config = options(schedule="cosine_epoch", warmup_epochs=1.0, warmup_start=0.25)
+    rates = [learning_rate(config, peak=2.0, step=step, steps=12, steps_per_epoch=4) for step in range(12)]
+    assert rates[:4] == pytest.approx([0.5, 0.875, 1.25, 1.625])
+    assert rates[4:] == pytest.approx([2.0] * 4 + [1.0] * 4)
 
 
 def test_norms_and_biases_are_left_out_of_weight_decay_where_asked() -> None:

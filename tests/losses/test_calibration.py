@@ -22,8 +22,13 @@ def test_it_is_the_root_that_a_solver_finds(seed: int, queue: int, data: st.Data
     logits = scores(seed, 3, queue, scale)
     found = calibrated_bias(logits, k=k)[:, 0].numpy()
     for row, bias in zip(logits.numpy(), found, strict=True):
-        expected = brentq(lambda b, row=row: (0.5 * (1 + np.tanh((row + b) / 2))).sum() - k, -1e3, 1e3, xtol=1e-12)
-        assert abs(bias - expected) < 1e-4 * max(1.0, scale)
+
+        def excess(offset: float, row: np.ndarray = row) -> float:
+            return float((0.5 * (1 + np.tanh((row + offset) / 2))).sum() - k)
+
+        # between two far-apart logits the sum is flat, and any offset is a root: what counts is the sum
+        assert abs(excess(bias)) < 1e-3
+        assert abs(excess(brentq(excess, -1e3, 1e3, xtol=1e-12))) < 1e-3, "there is one"
 
 
 def test_rows_that_do_not_count_are_left_out() -> None:

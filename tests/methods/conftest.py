@@ -34,9 +34,15 @@ class TinyBackbone(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def feature_map(self, images: Tensor) -> Tensor:
         maps: Tensor = self.layers(images)
+        return maps
+
+    def pool(self, maps: Tensor) -> Tensor:
         return maps.float().mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.feature_map(images))
 
 
 def tiny_backbone(norm: str = "group", *, seed: int = 0) -> nn.Module:
@@ -64,9 +70,13 @@ class Laboratory:
         images: int = 300,
         **settings: Any,
     ) -> Method:
-        """Return the method with its defaults and `settings`, on a tiny backbone, for batches of 8."""
+        """Return the method with its defaults and `settings`, on a tiny backbone, for batches of 8.
+
+        What a method leaves out for its first epochs (settings named `..._epochs`) is there from the first step.
+        """
         kind = method_class(name)
-        config, _ = kind.resolve(kind.Config(**settings), images=images, batch_size=BATCH)
+        waits = {field.name: 0.0 for field in dataclasses.fields(kind.Config) if field.name.endswith("_epochs")}
+        config, _ = kind.resolve(kind.Config(**(waits | settings)), images=images, batch_size=BATCH)
         backbone = tiny_backbone(norm, seed=seed) if backbone is None else backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -77,7 +87,7 @@ class Laboratory:
         generator = torch.Generator().manual_seed(number)
         scenes = torch.randn(count, 3, 1, 1, generator=generator)
         views, boxes = {}, {}
-        for name, slot in scale_slots(method.slots, size).items():
+        for name, slot in scale_slots(method.slots(method.config), size).items():
             shape = (slot.count, count, 3, slot.size, slot.size)
             views[name] = scenes + torch.randn(shape, generator=generator)
             boxes[name] = torch.rand(slot.count, count, 4, generator=generator)

@@ -45,7 +45,7 @@ def test_the_class_says_what_it_is(name: str) -> None:
     assert kind.title
     assert "\n" not in kind.title
     assert kind.paper.startswith("arXiv ")
-    assert all(slot.count >= 1 and slot.size <= REFERENCE_SIZE for slot in kind.slots.values())
+    assert all(slot.count >= 1 and slot.size <= REFERENCE_SIZE for slot in kind.slots(kind.Config()).values())
     assert kind.training_defaults.origin
     assert kind.training_defaults.lr > 0
     config = kind.Config()  # every setting has a default
@@ -58,7 +58,7 @@ def test_a_decided_configuration_stays_as_it_is(lab, name: str) -> None:
     decided, _ = kind.resolve(kind.Config(), images=300, batch_size=8)
     again, notes = kind.resolve(decided, images=300, batch_size=8)
     assert again == decided
-    assert notes == []
+    assert not [note for note in notes if "instead of" in note], "nothing is left to decide"
     assert None not in [value for key, value in dataclasses.asdict(decided).items() if key == "dictionary_size"]
 
 
@@ -90,12 +90,13 @@ def test_the_step_returns_what_the_record_says(lab, name: str) -> None:
     for key, term in output.terms.items():
         assert term.shape == (), key
         assert term.isfinite(), key
+    shared = output.embeddings if output.shared is None else output.shared
     reaching = [
-        torch.autograd.grad(term, output.embeddings, retain_graph=True, allow_unused=True)[0]
+        torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)[0]
         for term in output.terms.values()
         if term.requires_grad
     ]
-    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in reaching)
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in reaching)
     assert all(not torch.as_tensor(value).requires_grad for value in output.metrics.values())
 
 
@@ -119,12 +120,13 @@ def test_the_loss_falls_on_two_repeated_batches_with_fixed_dictionaries_and_teac
             optimiser.zero_grad()
             output.loss.backward()
             optimiser.step()
-            total += float(output.loss.detach())
+            # of soft labels only the divergence can be learnt away, not their own entropy
+            total += float(output.metrics.get("relation/kl", output.loss.detach()))
             for queue, state in kept:
                 queue.load_state_dict(state)
         losses.append(total)
     assert losses[-1] < 0.9 * losses[0]
-    assert min(losses) >= 0
+    assert min(losses) >= -1e-6
 
 
 def test_same_seed_same_losses_whatever_the_global_generator_does(lab, name: str) -> None:
@@ -213,9 +215,12 @@ def test_the_teacher_moves_in_after_update_and_nothing_else_does(lab, name: str)
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_momentum_zero_copies_and_one_freezes(lab, name: str, momentum: float) -> None:
-    if "momentum" not in {field.name for field in dataclasses.fields(method_class(name).Config)}:
+    names = {field.name for field in dataclasses.fields(method_class(name).Config)}
+    if "momentum" not in names:
         pytest.skip("has no teacher")
-    method = lab.method(name, momentum=momentum)
+    constant = {"momentum_schedule": "constant"} if "momentum_schedule" in names else {}
+    settings = dict.fromkeys((field for field in names if field.endswith("momentum")), momentum)
+    method = lab.method(name, **settings, **constant)
     start = copy.deepcopy(frozen(method))
     lab.run(method, range(2))
     assert same(frozen(method), start) == (momentum == 1.0)
@@ -238,10 +243,11 @@ def test_the_passes_are_as_many_as_it_says(lab, name: str) -> None:
 
     for module in method.modules():
         if isinstance(module, type(method.backbone)):
-            module.register_forward_hook(count)
+            stem = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+            stem.register_forward_hook(count)
     batch = lab.batch(method, 3, size=32)
     method.step(batch, lab.progress(3))
-    assert sum(costs) / len(batch.index) == pytest.approx(method.passes, rel=0.1)
+    assert sum(costs) / len(batch.index) == pytest.approx(method.passes(method.config), rel=0.1)
 
 
 def test_the_backbone_is_the_online_one(lab, name: str) -> None:
@@ -268,7 +274,7 @@ def test_memory_format_does_not_matter(lab, name: str) -> None:
 @pytest.mark.parametrize(("norm", "count", "size"), [("group", 16, 32), ("batch", 8, 48)])
 def test_a_real_backbone_takes_steps(lab, name: str, norm: str, count: int, size: int) -> None:
     backbone = create_backbone("resnet18", norm=norm, seed=0)
-    if norm == "batch" and method_class(name).grouped_batchnorm:
+    if norm == "batch" and method_class(name).batch_statistics == "groups":
         group_batchnorm(backbone, 4)
     method = lab.method(name, backbone=backbone, features=backbone.width)
     optimiser = lab.optimiser(method)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from scenewise.errors import UserError
 from scenewise.sources import open_source
-from scenewise.sources.cifar import CLASSES
+from scenewise.sources.cifar_names import CIFAR10 as CLASSES
 
 PARTS = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 COUNT = 4

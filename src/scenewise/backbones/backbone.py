@@ -15,7 +15,7 @@ from scenewise.types import IMAGENET_MEAN as IMAGENET_MEAN
 from scenewise.types import IMAGENET_STD as IMAGENET_STD
 from scenewise.types import Colour as Colour
 
-STEMS = ("imagenet", "cifar")
+STEMS = ("imagenet", "cifar", "cifar-pool")
 NORMS = ("batch", "group")
 
 
@@ -40,7 +40,8 @@ class Backbone(nn.Module):
     """A timm model without classifier.
 
     name: timm's name of the architecture. width: number of pooled features.
-    stem: "imagenet" (the architecture's own) or "cifar" (3x3, stride 1, no max pool).
+    stem: "imagenet" (the architecture's own), "cifar" (3x3, stride 1, no max pool: images of about 32 px), or
+    "cifar-pool" (3x3, stride 1, with the max pool: of about 64 px).
     norm: "batch" (the architecture's own) or "group" (32 groups in place of every batch norm).
     weights: what the weights expect and where they come from.
     """
@@ -52,8 +53,8 @@ class Backbone(nn.Module):
         self.stem = stem
         self.norm = norm
         self.weights = weights
-        self.width = int(model.head_hidden_size)  # type: ignore[arg-type]
-        self._channels = int(model.num_features)  # type: ignore[arg-type]
+        self.width = int(model.head_hidden_size)  # type: ignore[arg-type,assignment]
+        self._channels = int(model.num_features)  # type: ignore[arg-type,assignment]
         self._patch = tuple(model.patch_embed.patch_size) if isinstance(model, VisionTransformer) else None
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
@@ -85,6 +86,10 @@ class Backbone(nn.Module):
         with torch.autocast(device_type=features.device.type, enabled=False):
             pooled: Tensor = self.model.forward_head(lifted, pre_logits=True)  # type: ignore[operator]
         return pooled
+
+    def compile_network(self) -> None:
+        """Compile images -> last map, which `forward` and `feature_map` share; names and weights stay as they are."""
+        self.model.forward_features = torch.compile(self.model.forward_features)  # type: ignore[arg-type,assignment]
 
     def check_size(self, *sides: int) -> None:
         """Raise UserError for an image side in pixels that a ViT cannot cut into whole patches."""

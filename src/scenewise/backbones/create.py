@@ -60,8 +60,8 @@ def create_backbone(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(keys.integer(seed, "weights"))  # torch.manual_seed would reseed the GPUs
         model = timm.create_model(name, pretrained=False, num_classes=0, **model_options(name, norm=norm, size=size))
-        if stem == "cifar":
-            _use_cifar_stem(model)
+        if stem != "imagenet":
+            _use_small_stem(model, stem)
     return wrap(model, name=name, stem=stem, norm=norm, size=size)
 
 
@@ -145,11 +145,15 @@ def backbone_summaries() -> tuple[BackboneSummary, ...]:
     return tuple(summaries)
 
 
-def _use_cifar_stem(model: nn.Module) -> None:
-    """Replace the 7x7 stride-2 convolution by a 3x3 one of stride 1 and drop the max pool (SimCLR, appendix B.9)."""
+def _use_small_stem(model: nn.Module, stem: str) -> None:
+    """Replace the 7x7 stride-2 convolution by a 3x3 one of stride 1, and drop the max pool unless the stem keeps it.
+
+    "cifar": SimCLR, appendix B.9. "cifar-pool": ReSSL's and MSVQ's code for STL-10 and Tiny ImageNet at 64 px.
+    """
     if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
-        raise UserError("backbone.stem: 'cifar' needs a ResNet with a plain stem, for example 'resnet18'")
+        raise UserError(f"backbone.stem: {stem!r} needs a ResNet with a plain stem, for example 'resnet18'")
     channels = model.conv1.out_channels
     model.conv1 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+    if stem == "cifar":
+        model.maxpool = nn.Identity()

@@ -31,6 +31,9 @@ class DataConfig:
     source: str  # a folder, or kind:path[?option=value&...]
     crops: str = "scene"  # region policy
     size: int = 224  # pixels of a full view; small crops, patches and blur scale with it
+    # of RGB in 0..1, subtracted and divided by; None: those of the initial weights (ImageNet's, when they are random)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     max_skipped: float = (
         0.01  # share of distinct bad images over all at which a run stops; one bad image is always allowed
     )
@@ -53,15 +56,17 @@ class BackboneConfig:
 class OptimiserConfig:
     """The optimiser. None: the method's published value."""
 
-    name: Literal["sgd", "lars", "adamw"] | None = None
+    name: Literal["sgd", "lars", "adam", "adamw"] | None = None
     lr: float | None = None  # for 256 images a step; `scaling` fits it to the batch
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # Goyal et al. 2017
     momentum: float = 0.9  # of SGD and LARS, in every paper here
     weight_decay: float | None = None
     exclude_norm_and_bias: bool | None = None  # from weight decay and LARS's trust ratio
-    schedule: Literal["cosine", "constant"] = "cosine"  # per step, as ReSSL, SwAV and BYOL (MoCo: per epoch)
-    warmup_epochs: float | None = None
-    final_lr: float = 0.0  # share of the peak at the end
+    # cosine: per step (ReSSL, SwAV, BYOL); cosine_epoch: constant within an epoch (MoCo, DenseCL, MSF)
+    schedule: Literal["cosine", "cosine_epoch", "constant"] | None = None
+    warmup_epochs: float | None = None  # None: the published length, at most a tenth of the run
+    warmup_start: float | None = None  # share of the peak at the first step
+    final_lr: float | None = None  # share of the peak at the end
     clip_gradient: float | None = None  # largest global gradient norm
 
 
@@ -125,6 +130,7 @@ Tree = dict[str, Any]
 _LIMITS: Mapping[str, tuple[typing.Callable[[Any], bool], str]] = {
     "data.size": (lambda value: value >= 16, "at least 16 pixels"),
     "data.max_skipped": (lambda value: 0 <= value <= 1, "a share, 0 to 1"),
+    "data.std": (lambda value: min(value) > 0, "three numbers above 0"),
     "engine.epochs": (lambda value: value >= 0, "0 or more"),
     "engine.batch_size": (lambda value: value >= 2, "at least 2"),
     "engine.accumulate": (lambda value: value >= 1, "at least 1"),
@@ -135,6 +141,8 @@ _LIMITS: Mapping[str, tuple[typing.Callable[[Any], bool], str]] = {
     "optimiser.lr": (lambda value: value >= 0, "0 or more"),
     "optimiser.weight_decay": (lambda value: value >= 0, "0 or more"),
     "optimiser.warmup_epochs": (lambda value: value >= 0, "0 or more"),
+    "optimiser.warmup_start": (lambda value: 0 <= value <= 1, "a share of the peak, 0 to 1"),
+    "optimiser.final_lr": (lambda value: 0 <= value <= 1, "a share of the peak, 0 to 1"),
     "optimiser.clip_gradient": (lambda value: value > 0, "more than 0"),
     "probe.limit": (lambda value: value >= 20, "at least 20"),
     "probe.every": (lambda value: value >= 1, "at least 1"),

@@ -280,7 +280,9 @@ class Loop:
             check_skipped(self.plan, len(self.state.skipped), fresh[-1])
 
     def _advise(self, line: Mapping[str, Any]) -> None:
-        """Say in plain words, once a figure, what has left its healthy range."""
+        """Say in plain words, once a figure, what has left its healthy range; the first epoch is too young to judge."""
+        if line["epoch"] == 1:
+            return
         figures = {name: value for name, value in line.items() if isinstance(value, float)}
         for advice in sentences(figures, method=self.plan.config.method):
             if advice.level == "alarm" and advice.figure not in self.state.told:

@@ -23,12 +23,22 @@ def peak_learning_rate(config: OptimiserConfig, batch_size: int) -> float:
 
 
 def learning_rate(config: OptimiserConfig, *, peak: float, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step: linear warm-up from 0, then cosine to `final_lr` times the peak, per step."""
-    warmup = round((config.warmup_epochs or 0) * steps_per_epoch)
+    """Return the learning rate of a step.
+
+    Linear warm-up from `warmup_start` times the peak at step 0 to the peak at the end of the warm-up (MSVQ's code: from
+    exactly 0), then a cosine to `final_lr` times the peak, or the peak throughout. `cosine_epoch` is the same cosine
+    seen at the first step of each epoch.
+    """
+    assert config.warmup_epochs is not None
+    assert config.warmup_start is not None
+    assert config.final_lr is not None
+    warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (config.warmup_start + (1 - config.warmup_start) * step / warmup)
     if config.schedule == "constant":
         return peak
+    if config.schedule == "cosine_epoch":
+        step = max(warmup, step // steps_per_epoch * steps_per_epoch)
     done = (step - warmup) / max(1, steps - warmup)
     return peak * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -51,6 +61,8 @@ def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float) -> Opt
         return LARS(groups, lr=lr, momentum=config.momentum)
     for group in groups:
         group.pop("adapt", None)
+    if config.name == "adam":
+        return torch.optim.Adam(groups, lr=lr)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.methods.base import Method
 from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
+from scenewise.parts.synchronised import synchronise_batchnorm
 from scenewise.sources import Source
 from scenewise.views.regions import RegionPolicy, policy
 from scenewise.views.slots import Slot, scale_slots
@@ -89,24 +90,42 @@ def _nearest_divisor(number: int, wish: int) -> int:
     return min(divisors, key=lambda size: abs(size - wish))
 
 
-def decide_optimiser(config: OptimiserConfig, method: type[Method]) -> OptimiserConfig:
-    """Fill the open values with the method's published ones."""
+def decide_optimiser(
+    config: OptimiserConfig, method: type[Method], *, epochs: int
+) -> tuple[OptimiserConfig, list[str]]:
+    """Fill the open values with the method's published ones; return them and what to say about it.
+
+    A published warm-up longer than a tenth of the run is cut to that: it was chosen for hundreds of epochs.
+    """
     published = method.training_defaults
     other = config.name is not None and config.name != published.optimiser
     if other and config.lr is None:
         raise UserError(
             f"optimiser.lr: give one for {config.name}; the published {published.lr} is for {published.optimiser}"
         )
-    return dataclasses.replace(
+    notes = []
+    warmup = config.warmup_epochs
+    if warmup is None:
+        warmup = min(published.warmup_epochs, epochs / 10)
+        if warmup < published.warmup_epochs:
+            notes.append(
+                f"optimiser.warmup_epochs is {warmup:g} instead of the published {published.warmup_epochs:g}: "
+                f"a tenth of {epochs} epochs"
+            )
+    decided = dataclasses.replace(
         config,
-        name=config.name or cast(Literal["sgd", "lars", "adamw"], published.optimiser),
+        name=config.name or published.optimiser,
         lr=published.lr if config.lr is None else config.lr,
         weight_decay=published.weight_decay if config.weight_decay is None else config.weight_decay,
-        warmup_epochs=published.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs,
+        schedule=config.schedule or published.schedule,
+        warmup_epochs=warmup,
+        warmup_start=published.warmup_start if config.warmup_start is None else config.warmup_start,
+        final_lr=published.final_lr if config.final_lr is None else config.final_lr,
         exclude_norm_and_bias=(
             published.exclude_norm_and_bias if config.exclude_norm_and_bias is None else config.exclude_norm_and_bias
         ),
     )
+    return decided, notes
 
 
 def part_of_process(config: RunConfig, *, world: int) -> int:
@@ -197,14 +216,20 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
     notes: list[str] = list(source.notes)
     method_config, said = kind.resolve(config.method_config, images=len(source), batch_size=config.engine.batch_size)
     notes += said
-    optimiser = decide_optimiser(config.optimiser, kind)
+    optimiser, said = decide_optimiser(config.optimiser, kind, epochs=config.engine.epochs)
+    notes += said
     crops = policy(config.data.crops)
-    slots = scale_slots(kind.slots, config.data.size)
+    slots = scale_slots(kind.slots(method_config), config.data.size)
     backbone, said = make_backbone(config, fresh=fresh)
     notes += said
+    backbone.weights = dataclasses.replace(
+        backbone.weights,
+        mean=config.data.mean or backbone.weights.mean,
+        std=config.data.std or backbone.weights.std,
+    )
     backbone.check_size(*(slot.size for slot in slots.values()))
     group = config.backbone.batchnorm_group
-    if kind.grouped_batchnorm and backbone.norm == "batch":
+    if kind.batch_statistics == "groups" and backbone.norm == "batch":
         group, said = choose_group(group, per_rank=part_of_process(config, world=world))
         # a backbone without batch norm (ViT) has nothing to group
         group_batchnorm(backbone, group)
@@ -215,7 +240,7 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         )
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, source=source.spec),
+        data=dataclasses.replace(config.data, source=source.spec, mean=backbone.weights.mean, std=backbone.weights.std),
         method_config=method_config,
         optimiser=optimiser,
         engine=decide_engine(config.engine),
@@ -224,6 +249,9 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         ),
     )
     method = build_method(kind, method_config, backbone, seed=config.seed)
+    if world > 1:  # what is not in groups belongs to the run: backbones, heads and their teachers
+        assert config.engine.device != "auto", "decided above"
+        synchronise_batchnorm(method, config.engine.device)
     return Plan(
         config=config,
         source=source,

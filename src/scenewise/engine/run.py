@@ -149,7 +149,7 @@ def _compile(plan: Plan) -> None:
     if plan.config.engine.compile:
         for module in plan.method.modules():
             if isinstance(module, Backbone):
-                module.compile()
+                module.compile_network()
 
 
 def check_config(config: RunConfig, *, fresh: bool = True) -> None:
@@ -166,7 +166,7 @@ def check_config(config: RunConfig, *, fresh: bool = True) -> None:
         lambda: method_class(config.method).resolve(
             config.method_config, images=sys.maxsize, batch_size=config.engine.batch_size
         ),
-        lambda: decide_optimiser(config.optimiser, method_class(config.method)),
+        lambda: decide_optimiser(config.optimiser, method_class(config.method), epochs=config.engine.epochs),
         lambda: choose_device(config.engine.device),
         lambda: parse_spec(config.data.source),
         lambda: None if config.probe.data is None else parse_spec(config.probe.data),
@@ -182,7 +182,7 @@ def check_config(config: RunConfig, *, fresh: bool = True) -> None:
 
 def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
     backbone, _ = make_backbone(config, fresh=fresh)
-    slots = scale_slots(method_class(config.method).slots, config.data.size)
+    slots = scale_slots(method_class(config.method).slots(config.method_config), config.data.size)
     backbone.check_size(*(slot.size for slot in slots.values()))
 
 

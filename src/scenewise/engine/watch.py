@@ -12,17 +12,18 @@ from scenewise.types import StepOutput
 
 
 def term_gradients(output: StepOutput) -> dict[str, float]:
-    """Return `grad/TERM`: the mean gradient norm per query that each term of weight 1 has on the sphere of embeddings.
+    """Return `grad/TERM`: the mean gradient norm per query that each term of weight 1 has on what the terms share.
 
-    A loss is a mean over B queries and a cosine does not see a vector's length, so it is B * mean(|z| * |dL/dz|)
-    (papers/mls.md 6.1).
+    That is the sphere of embeddings, or what the method names. A loss is a mean over B queries and a cosine does not
+    see a vector's length, so it is B * mean(|z| * |dL/dz|).
     """
     figures = {}
+    shared = output.embeddings if output.shared is None else output.shared
     for name, term in output.terms.items():
         if not term.requires_grad:
             continue
-        (gradient,) = torch.autograd.grad(term, output.embeddings, retain_graph=True, materialize_grads=True)
-        lengths = output.embeddings.detach().float().norm(dim=1) * gradient.float().norm(dim=1)
+        (gradient,) = torch.autograd.grad(term, shared, retain_graph=True, materialize_grads=True)
+        lengths = shared.detach().float().flatten(1).norm(dim=1) * gradient.float().flatten(1).norm(dim=1)
         figures[f"grad/{name}"] = float(lengths.sum())
     return figures
 

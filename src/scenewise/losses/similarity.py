@@ -17,11 +17,12 @@ def lift(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Return the vectors divided by their L2 norm, in float32 or float64.
 
-    A vector without length stays zero and gets no gradient: dividing by a floor instead would multiply it by 1e12.
+    A vector without length stays zero and gets no gradient: dividing by a floor instead would multiply it by 1e12. What
+    is not a number stays so, so that an encoder that has broken down is seen in the loss.
     """
     vectors = lift(vectors)
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return torch.where(norm > SMALLEST_NORM, vectors / norm.clamp_min(SMALLEST_NORM), 0.0)
+    return torch.where(norm <= SMALLEST_NORM, 0.0, vectors / norm.clamp_min(SMALLEST_NORM))
 
 
 def cosine_matrix(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -17,15 +17,18 @@ from scenewise.views.slots import Slot
 class Training:
     """The published optimiser settings of a method, used where a run does not say otherwise.
 
-    `lr` is for 256 images a step.
+    `lr` is for 256 images a step; `final_lr` and `warmup_start` are shares of the peak.
     """
 
-    optimiser: str
+    optimiser: Literal["sgd", "lars", "adam", "adamw"]
     lr: float
     weight_decay: float
     warmup_epochs: float
     exclude_norm_and_bias: bool
     origin: str
+    schedule: Literal["cosine", "cosine_epoch", "constant"] = "cosine"
+    final_lr: float = 0.0
+    warmup_start: float = 0.0
 
 
 class Method(nn.Module, ABC):
@@ -36,11 +39,19 @@ class Method(nn.Module, ABC):
 
     title: ClassVar[str]  # one line for lists
     paper: ClassVar[str]
-    passes: ClassVar[float]  # encoder passes a step and image: forward 1, forward and backward 3
-    slots: ClassVar[Mapping[str, Slot]]
     training_defaults: ClassVar[Training]
-    grouped_batchnorm: ClassVar[bool]  # batch statistics in fixed groups (queue methods) or over the whole run
+    batch_statistics: ClassVar[Literal["groups", "run"]]  # law 4: in fixed groups (queue methods), or over the run
     Config: ClassVar[type[Any]]
+
+    @classmethod
+    @abstractmethod
+    def slots(cls, config: Any) -> Mapping[str, Slot]:
+        """Return the views the method wants of each image, sizes for 224-pixel crops."""
+
+    @classmethod
+    @abstractmethod
+    def passes(cls, config: Any) -> float:
+        """Return the encoder passes a step and image: forward 1, forward and backward 3, small views by their area."""
 
     @classmethod
     @abstractmethod

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,7 @@ class MLS(Method):
 
     title = "MLS: multi-label pseudo-labels over two dictionaries (binary cross-entropy) beside MoCo v2's loss"
     paper = "arXiv 2308.03286"
-    passes = 4.0
-    slots: ClassVar[Mapping[str, Slot]] = {"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")}
-    grouped_batchnorm = True
+    batch_statistics = "groups"
     training_defaults = Training(
         optimiser="sgd",
         lr=0.1,
@@ -72,6 +70,7 @@ class MLS(Method):
         dictionary_size: int | None = None  # 4096, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": as MoCo
         mask_own_image: bool = False  # leave the query's own image's older crops out of labels and negatives
+        augmentation: str = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass, as MoCo v2
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
@@ -100,6 +99,16 @@ class MLS(Method):
         if config.k is None and k < 20:
             notes.append(f"method.k is {k} instead of the paper's 20: a fiftieth of the {size} dictionary rows")
         return dataclasses.replace(config, dictionary_size=size, k=k), notes
+
+    @classmethod
+    def slots(cls, config: Config) -> Mapping[str, Slot]:
+        """One query view and one key view, of the same kind."""
+        return {"query": Slot(augmentation=config.augmentation), "key": Slot(augmentation=config.augmentation)}
+
+    @classmethod
+    def passes(cls, config: Config) -> float:
+        """Forward and backward of the query, forward of the key."""
+        return 4.0
 
     @property
     def backbone(self) -> nn.Module:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -33,9 +33,7 @@ class MoCoV2(Method):
 
     title = "MoCo v2: one positive against a queue of past keys (softmax)"
     paper = "arXiv 2003.04297"
-    passes = 4.0
-    slots: ClassVar[Mapping[str, Slot]] = {"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")}
-    grouped_batchnorm = True
+    batch_statistics = "groups"
     training_defaults = Training(
         optimiser="sgd",
         lr=0.1,
@@ -55,6 +53,7 @@ class MoCoV2(Method):
         dictionary_size: int | None = None  # 65536, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of its negatives
+        augmentation: str = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass (MoCo 3.3)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
@@ -77,6 +76,16 @@ class MoCoV2(Method):
         if size <= batch_size:
             raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         return dataclasses.replace(config, dictionary_size=size), notes
+
+    @classmethod
+    def slots(cls, config: Config) -> Mapping[str, Slot]:
+        """One query view and one key view, of the same kind."""
+        return {"query": Slot(augmentation=config.augmentation), "key": Slot(augmentation=config.augmentation)}
+
+    @classmethod
+    def passes(cls, config: Config) -> float:
+        """Forward and backward of the query, forward of the key."""
+        return 4.0
 
     @property
     def backbone(self) -> nn.Module:

@@ -7,6 +7,8 @@ rank: one process with four groups equals two processes with two each.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,24 +17,26 @@ from torch.nn import functional as F
 from scenewise.distributed import mean_over_ranks
 
 
-class GroupedBatchNorm(nn.Module):
-    """Batch norm over contiguous groups of `group` images, for (B, C, H, W) or (B, C), in place of `layer`.
+class ReplacedBatchNorm(nn.Module, ABC):
+    """A norm for (B, C, H, W) or (B, C) in place of `layer`, with batch statistics of its own kind in training.
 
-    It takes over the layer's tensors, their names, and what timm fuses behind the norm (`drop`, `act`).
-    In training each group is normalised by its own statistics, and the running statistics move once a pass, by the mean
-    over the groups of all ranks (MoCo's CIFAR notebook keeps them per split and averages at test time: the same mean).
-    A batch that `group` does not divide raises ValueError. In evaluation it is plain batch norm.
+    It takes over the layer's tensors, their names, and what timm fuses behind the norm (`drop`, `act`), so the keys of
+    a state dict stay as they are. In evaluation it is plain batch norm.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, layer: nn.modules.batchnorm._BatchNorm, *, group: int) -> None:
+    def __init__(self, layer: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
         assert layer.momentum is not None, "a running average with a fixed momentum"
-        self.group, self.eps, self.momentum = group, layer.eps, layer.momentum
-        self.weight, self.bias = layer.weight, layer.bias
+        assert layer.track_running_stats, "statistics for evaluation"
+        self.eps, self.momentum = layer.eps, layer.momentum
+        self.register_parameter("weight", layer.weight)
+        self.register_parameter("bias", layer.bias)
         for name, buffer in layer.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         for name, child in layer.named_children():
@@ -41,15 +45,43 @@ class GroupedBatchNorm(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channels ..."]) -> Float[Tensor, "batch channels ..."]:
         """Normalise and apply what was fused behind the norm, if anything."""
-        normal = self._by_groups(images) if self.training else self._by_running(images)
+        normal = self._by_batch(images) if self.training else self._by_running(images)
         for child in self.children():
             normal = child(normal)
         return normal
 
+    @abstractmethod
+    def _by_batch(self, images: Tensor) -> Tensor:
+        """Normalise by statistics of the batch, and move the running ones."""
+
     def _by_running(self, images: Tensor) -> Tensor:
         return F.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
-    def _by_groups(self, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards this pass's."""
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
+        self.num_batches_tracked += 1
+
+    def extra_repr(self) -> str:
+        """Return the sizes for `print(module)`."""
+        return f"{len(self.running_mean)}, eps={self.eps}, momentum={self.momentum}"
+
+
+class GroupedBatchNorm(ReplacedBatchNorm):
+    """Batch norm over contiguous groups of `group` images.
+
+    In training each group is normalised by its own statistics, and the running statistics move once a pass, by the mean
+    over the groups of all ranks (MoCo's CIFAR notebook keeps them per split and averages at test time: the same mean).
+    A batch that `group` does not divide raises ValueError.
+    """
+
+    def __init__(self, layer: nn.modules.batchnorm._BatchNorm, *, group: int) -> None:
+        super().__init__(layer)
+        self.group = group
+
+    def _by_batch(self, images: Tensor) -> Tensor:
         if images.shape[0] % self.group:
             raise ValueError(f"a batch of {images.shape[0]} cannot be split into batch-norm groups of {self.group}")
         chunks = torch.split(images, self.group)
@@ -61,15 +93,12 @@ class GroupedBatchNorm(nn.Module):
             for chunk, mean, variance in zip(chunks, means, variances, strict=True)
         ]
         mean, variance = mean_over_ranks(torch.stack([means.mean(0), variances.mean(0)]))
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance, self.momentum)
-            self.num_batches_tracked += 1
+        self._move(mean, variance)
         return torch.cat(normal)
 
     def extra_repr(self) -> str:
         """Return the sizes for `print(module)`."""
-        return f"{len(self.running_mean)}, group={self.group}, eps={self.eps}, momentum={self.momentum}"
+        return f"{super().extra_repr()}, group={self.group}"
 
 
 def group_batchnorm(module: nn.Module, group: int) -> nn.Module:

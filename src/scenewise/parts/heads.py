@@ -1,4 +1,4 @@
-"""Projection heads, and the encoder they make with a backbone."""
+"""Projection and prediction heads, and the encoder they make with a backbone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,46 @@ from torch import Tensor, nn
 
 
 def mlp_head(features: int, hidden: int, width: int) -> nn.Sequential:
-    """Return MoCo v2's head: Linear, ReLU, Linear, with biases, no batch norm (MoCo's `--mlp`; MLS section 4.1)."""
+    """Return MoCo v2's head: Linear, ReLU, Linear, with biases, no batch norm.
+
+    Also MLS's, ReSSL's, MSVQ's and S2R2's, with their own sizes (MoCo's `--mlp`; MLS section 4.1; ReSSL's and MSVQ's
+    code).
+    """
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+
+
+def normed_head(features: int, hidden: int, width: int, *, output_bias: bool = True) -> nn.Sequential:
+    """Return BYOL's head: Linear, batch norm, ReLU, Linear (appendix B; the authors' last layer has no bias).
+
+    Also SwAV's (`ResNet(output_dim, hidden_mlp)`) and MSF's projector and predictor, whose last layer has one.
+    """
+    return nn.Sequential(
+        nn.Linear(features, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, width, bias=output_bias),
+    )
+
+
+def simclr_head(features: int, hidden: int, width: int) -> nn.Sequential:
+    """Return SimCLR's head: Linear, batch norm, ReLU, Linear, batch norm without offset (model_util.py).
+
+    The linear layers have no bias: the norm behind each would take it away.
+    """
+    last = nn.BatchNorm1d(width)
+    last.register_parameter("bias", None)
+    return nn.Sequential(
+        nn.Linear(features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, width, bias=False),
+        last,
+    )
+
+
+def dense_head(channels: int, hidden: int, width: int) -> nn.Sequential:
+    """Return DenseCL's head over a feature map: 1x1 convolution, ReLU, 1x1 convolution (section 3.2)."""
+    return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, width, 1))
 
 
 class Encoder(nn.Module):

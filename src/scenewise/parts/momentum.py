@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -33,25 +34,35 @@ def momentum_update(teacher: nn.Module, online: nn.Module, momentum: float) -> N
     torch._foreach_add_(old, new, alpha=1.0 - momentum)
 
 
-def shuffle_order(count: int, progress: Progress) -> Int[Tensor, " count"]:
-    """Return the permutation (count,) of the joined batch that belongs to (seed, step)."""
-    generator = torch.Generator().manual_seed(keys.integer(progress.seed, "shuffle", progress.step))
+def cosine_momentum(base: float, progress: Progress) -> float:
+    """Return the teacher's momentum at a step: from `base` at the start to 1 at the end (BYOL, section 3.3)."""
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress.fraction) + 1.0) / 2.0
+
+
+def shuffle_order(count: int, progress: Progress, *, view: int = 0) -> Int[Tensor, " count"]:
+    """Return the permutation (count,) of the joined batch that belongs to (seed, step) and to its `view`-th pass."""
+    generator = torch.Generator().manual_seed(keys.integer(progress.seed, "shuffle", progress.step, view))
     return torch.randperm(count, generator=generator)
 
 
 @torch.no_grad()
 def encode_shuffled(
-    encoder: nn.Module, images: Float[Tensor, "batch 3 height width"], progress: Progress, *, shuffle: bool = True
-) -> Sequence[Float[Tensor, "joined _"]]:
+    encoder: nn.Module,
+    images: Float[Tensor, "batch 3 height width"],
+    progress: Progress,
+    *,
+    shuffle: bool = True,
+    view: int = 0,
+) -> Sequence[Float[Tensor, "joined ..."]]:
     """Encode this rank's `images` in shuffled batch-norm groups; return the joined outputs in the original order.
 
-    `encoder(images)` returns a tuple of (batch, width) tensors; so does this, with (world * batch, width) rows in rank
+    `encoder(images)` returns a tuple of (batch, ...) tensors; so does this, with (world * batch, ...) rows in rank
     order on every rank. The shuffle over all processes is MoCo's (section 3.3); with batch norm in groups it does the
-    same between the groups of one process.
+    same between the groups of one process. `view` numbers the shuffled passes of one step.
     """
     if not shuffle:
         return tuple(gather(output) for output in encoder(images))
-    order = shuffle_order(images.shape[0] * world_size(), progress).to(images.device)
+    order = shuffle_order(images.shape[0] * world_size(), progress, view=view).to(images.device)
     shuffled = local_slice(gather(images)[order]).contiguous(memory_format=memory_format(images))
     restore = torch.argsort(order)
     return tuple(gather(output)[restore] for output in encoder(shuffled))

@@ -74,6 +74,26 @@ class Queue(nn.Module):
         )
 
     @torch.no_grad()
+    def after(self, rows: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Bool[Tensor, " queue"]]:
+        """Return the columns and the valid rows as they will be once this joined batch is pushed; nothing is written.
+
+        For methods that search the current keys together with the past ones (MSF).
+        """
+        target, keep = self._target(next(iter(rows.values())).shape[0])
+        columns = {}
+        for name in self.columns:
+            column = self.get_buffer(f"rows_{name}")
+            fresh = F.normalize(rows[name].detach().to(column.dtype), dim=1)
+            columns[name] = column.index_copy(0, target, fresh[-keep:])
+        positions = torch.arange(self.size, device=self.image.device)
+        return columns, positions < (self.filled + keep).clamp(max=self.size)
+
+    def _target(self, count: int) -> tuple[Int[Tensor, " kept"], int]:
+        """Return where a batch of `count` rows goes, and how many of its last rows are kept."""
+        keep = min(self.size, count)
+        return (self.pointer + torch.arange(keep, device=self.image.device)) % self.size, keep
+
+    @torch.no_grad()
     def push(
         self,
         rows: Mapping[str, Tensor],
@@ -86,12 +106,10 @@ class Queue(nn.Module):
 
         Of a batch larger than the queue its last rows are kept.
         """
-        keep = min(self.size, image.shape[0])
-        target = (self.pointer + torch.arange(keep, device=self.image.device)) % self.size
-        for name in self.columns:
-            column = self.get_buffer(f"rows_{name}")
-            fresh = F.normalize(rows[name].detach().to(column.dtype), dim=1)
-            self.register_buffer(f"rows_{name}", column.index_copy(0, target, fresh[-keep:]))
+        columns, _ = self.after(rows)
+        for name, column in columns.items():
+            self.register_buffer(f"rows_{name}", column)
+        target, keep = self._target(image.shape[0])
         self.image = self.image.index_copy(0, target, image[-keep:])
         self.box = self.box.index_copy(0, target, box[-keep:].to(self.box.dtype))
         self.step = self.step.index_fill(0, target, step)
@@ -104,6 +122,16 @@ def dictionary_figures(snapshot: Snapshot, step: int) -> dict[str, Tensor]:
     known = snapshot.valid & (snapshot.step >= 0)
     age = ((step - snapshot.step) * known).sum() / known.sum().clamp(min=1)
     return {"queue/fill": snapshot.valid.float().mean(), "queue/age_steps": age.float()}
+
+
+def uniform_share(cross_entropy: Float[Tensor, ""], choices: Int[Tensor, ""] | int) -> Float[Tensor, ""]:
+    """Return a cross-entropy of soft labels over `choices` as a share of ln(choices), which a collapsed encoder shows.
+
+    When all embeddings are one, every distribution over the choices is uniform and the loss is exactly their logarithm
+    (MSVQ's code; SwAV's README for the prototypes).
+    """
+    highest = torch.log(torch.as_tensor(choices, device=cross_entropy.device).clamp(min=2).float())
+    return cross_entropy.detach() / highest
 
 
 def resolve_dictionary_size(asked: int | None, *, paper: int, images: int, batch_size: int) -> tuple[int, list[str]]:

@@ -150,6 +150,38 @@ RULES: tuple[Rule, ...] = (
         unit="share",
     ),
     Rule(
+        figure="relation/uniform_share",
+        quantity="loss as a share of the logarithm of the queue's length",
+        good="below",
+        # Exactly 1 when every embedding is the same (papers of ReSSL and MSVQ: watch ln K).
+        healthy=0.995,
+        alarm=0.9995,
+        trouble="the student does not tell the queue's rows apart",
+        remedy="a sharper teacher (method.teacher_temperature 0.03), a lower learning rate (--lr), more epochs",
+        unit="share",
+    ),
+    Rule(
+        figure="codes/uniform_share",
+        quantity="loss as a share of the logarithm of the number of prototypes",
+        good="below",
+        # Exactly 1 when the prototypes are all alike (SwAV's README: a loss stuck at ln 3000 = 8.006).
+        healthy=0.995,
+        alarm=0.9995,
+        trouble="every crop is assigned to all prototypes alike",
+        remedy="method.epsilon=0.03, a longer method.freeze_epochs, fewer method.prototypes (SwAV's README)",
+        unit="share",
+    ),
+    Rule(
+        figure="ranking/saturated_share",
+        quantity="share of queries that are ranked perfectly already",
+        good="below",
+        healthy=0.9,  # the gradient comes from the rest
+        alarm=0.99,
+        trouble="the ranking loss has little left to teach",
+        remedy="a higher method.temperature, method.relaxation=hist, more images in a batch (--batch-size)",
+        unit="share",
+    ),
+    Rule(
         figure="data_wait",
         quantity="share of time spent waiting for data",
         good="below",
@@ -168,7 +200,14 @@ COLLAPSE_REMEDIES: Mapping[str, str] = {
         "method.reduction=balanced, a lower learning rate (--lr)"
     ),
     "mocov2": "a lower learning rate (--lr), a longer dictionary (method.dictionary_size), a lower method.temperature",
+    "densecl": "a lower learning rate (--lr), a longer dictionary (method.dictionary_size), a smaller method.weight",
     "simclr": "a lower learning rate (--lr), a larger batch (--batch-size), a lower method.temperature",
+    "byol": "a lower learning rate (--lr), a slower teacher (method.momentum nearer 1), a longer warm-up",
+    "msf": "a lower learning rate (--lr), a slower teacher (method.momentum nearer 1), fewer neighbours (method.k)",
+    "ressl": "a sharper teacher (method.teacher_temperature 0.03), a lower learning rate (--lr), a longer warm-up",
+    "msvq": "a sharper teacher (method.teacher_temperature 0.03), a lower learning rate (--lr), a longer warm-up",
+    "swav": "method.epsilon=0.03, a longer method.freeze_epochs, a lower learning rate (--lr)",
+    "s2r2": "a lower learning rate (--lr), a higher method.temperature, more views (method.views)",
 }
 
 GRADIENT_RATIO = 30.0  # beyond, the weaker term hardly matters; MLS at its default weight ends at 17 (first-run.md)

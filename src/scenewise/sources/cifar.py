@@ -1,41 +1,93 @@
-"""`cifar10:`: 60,000 pictures of 32 x 32 pixels in 10 classes (Krizhevsky 2009)."""
+"""`cifar10:` and `cifar100:`: 60,000 pictures of 32 x 32 pixels in 10 or 100 classes (Krizhevsky 2009)."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
 
 from scenewise.errors import UserError, unknown_name
+from scenewise.sources import cifar_names
 from scenewise.sources.base import Labels, Source, check_index
-from scenewise.sources.cifar_files import Part, read_part
+from scenewise.sources.cifar_files import LabelField, Part, read_names, read_part
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_PARTS = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
-_LAYOUTS = ((".bin", "cifar-10-batches-bin"), (".npz", ""), ("", "cifar-10-batches-py"))  # ending, usual folder
+
+@dataclass(frozen=True, slots=True)
+class _Edition:
+    """What tells the two sets apart: names of files without ending, usual folders by ending, labels by `?labels=`."""
+
+    title: str
+    parts: Mapping[str, tuple[str, ...]]
+    folders: Mapping[str, str]
+    fields: Mapping[str, LabelField]
+
+
+_EDITIONS: Mapping[str, _Edition] = MappingProxyType(
+    {
+        "cifar10": _Edition(
+            title="CIFAR-10",
+            parts={"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+            folders={".bin": "cifar-10-batches-bin", ".npz": "", "": "cifar-10-batches-py"},
+            fields={"": LabelField(cifar_names.CIFAR10, column=0, columns=1, array="label", entry=b"labels")},
+        ),
+        "cifar100": _Edition(
+            title="CIFAR-100",
+            parts={"train": ("train",), "test": ("test",)},
+            folders={".bin": "cifar-100-binary", ".npz": "", "": "cifar-100-python"},
+            fields={
+                "fine": LabelField(
+                    cifar_names.FINE,
+                    column=1,
+                    columns=2,
+                    array="label",
+                    entry=b"fine_labels",
+                    names_file="fine_label_names.txt",
+                    names_entry=b"fine_label_names",
+                ),
+                "coarse": LabelField(
+                    cifar_names.COARSE,
+                    column=0,
+                    columns=2,
+                    array="coarse",
+                    entry=b"coarse_labels",
+                    names_file="coarse_label_names.txt",
+                    names_entry=b"coarse_label_names",
+                ),
+            },
+        ),
+    }
+)
 
 
 @final
 class CifarSource(Source):
     """The train or the test pictures, in the order of the files. Key: name of the file and number of the record.
 
-    Binary files are memory-mapped; the others (15 MB of JPEGs, or 150 MB of pixels) are read again by each worker.
+    CIFAR-100 has 100 fine classes and, with `?labels=coarse`, 20. Binary files are memory-mapped; the others (15 MB of
+    JPEGs, or 150 MB of pixels) are read again by each worker.
     """
 
     def __init__(self, spec: Spec, *, split: str | None) -> None:
-        root = Path(spec.path)
+        root, edition = Path(spec.path), _EDITIONS[spec.kind]
         split = spec.options.get("split", split or "train")
-        if split not in _PARTS:
-            raise UserError(unknown_name("data: option split of cifar10:", split, _PARTS))
-        self._files = _find(root, split)
+        if split not in edition.parts:
+            raise UserError(unknown_name(f"data: option split of {spec.kind}:", split, edition.parts))
+        labelling = spec.options.get("labels", next(iter(edition.fields)))
+        if labelling not in edition.fields:
+            raise UserError(unknown_name(f"data: option labels of {spec.kind}:", labelling, edition.fields))
+        self._field = edition.fields[labelling]
+        self._files = _find(root, edition, split)
         self._load()
-        self.spec = spec.canonical(split=split)
-        self.classes = CLASSES
+        self.spec = spec.canonical(split=split, labels=labelling)
+        self.classes = read_names(self._files[0], self._field)
         self.multi_label = False
         self.splits = ("train", "test")
         self.notes = ()
@@ -43,7 +95,7 @@ class CifarSource(Source):
         self.fingerprint = hashlib.blake2b(repr(states).encode(), digest_size=16).hexdigest()
 
     def _load(self) -> None:
-        self._parts: list[Part] = [read_part(file) for file in self._files]
+        self._parts: list[Part] = [read_part(file, self._field) for file in self._files]
         self._starts = np.cumsum([0, *(len(part.labels) for part in self._parts)])
 
     def __getstate__(self) -> dict[str, object]:
@@ -73,12 +125,13 @@ class CifarSource(Source):
         return np.concatenate([part.labels for part in self._parts])
 
 
-def _find(root: Path, split: str) -> tuple[Path, ...]:
+def _find(root: Path, edition: _Edition, split: str) -> tuple[Path, ...]:
     if not root.is_dir():
         raise UserError(f"data: no such folder: {root}")
-    for ending, usual in _LAYOUTS:
+    parts = edition.parts[split]
+    for ending, usual in edition.folders.items():
         for folder in (root, root / usual):
-            files = tuple(folder / f"{name}{ending}" for name in _PARTS[split])
+            files = tuple(folder / f"{name}{ending}" for name in parts)
             missing = [file.name for file in files if not file.is_file()]
             if not missing:
                 return files
@@ -86,9 +139,8 @@ def _find(root: Path, split: str) -> tuple[Path, ...]:
                 raise UserError(
                     f"data: {folder} has no {', '.join(missing)}; {split} is made of {len(files)} such files"
                 )
-    first, last = _PARTS[split][0], _PARTS[split][-1]
-    names = first if first == last else f"{first} .. {last[-1]}"
+    names = parts[0] if len(parts) == 1 else f"{parts[0]} .. {parts[-1][-1]}"
     raise UserError(
-        f"data: no {split} files of CIFAR-10 in {root}: expected {names} with .bin (binary), "
-        ".npz (jpeg, offset, label), or no ending (pickles)"
+        f"data: no {split} files of {edition.title} in {root}: expected {names} with .bin (binary, in "
+        f"{edition.folders['.bin']}/), .npz (jpeg, offset, label), or no ending (pickles, in {edition.folders['']}/)"
     )

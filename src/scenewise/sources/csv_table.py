@@ -12,7 +12,7 @@ import numpy as np
 
 from scenewise.errors import UserError
 from scenewise.sources.base import Labels, Progress, Source
-from scenewise.sources.index import listed_index
+from scenewise.sources.index import listed_index, unreadable_note
 from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
@@ -40,8 +40,7 @@ class CsvSource(Source):
         self.classes = table.classes
         self.multi_label = table.multi
         self.splits = None
-        broken = len(table.paths) - len(index)
-        self.notes = (f"{broken} of {len(table.paths)} images cannot be read and were left out.",) if broken else ()
+        self.notes = unreadable_note(index)
         self.fingerprint = index.fingerprint
 
     @property

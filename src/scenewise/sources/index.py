@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import uuid
@@ -90,10 +91,22 @@ class FileIndex:
         chunk, row = divmod(self.row(check_index(index, len(self))), arrow_files.ROWS)
         return bytes(self._paths[chunk][row].as_py())
 
+    def paths(self) -> list[bytes]:
+        """Return the relative paths of all readable files."""
+        paths = [path for chunk in self._paths for path in chunk.to_pylist()]
+        broken = set(self._broken.tolist())
+        return [path for row, path in enumerate(paths) if row not in broken] if broken else paths
+
     def sizes(self) -> np.ndarray:
         """Return the upright (height, width) of all readable files, (len, 2) int32."""
-        columns = [np.concatenate([np.empty(0, np.int32), *self._numbers[place]]) for place in (2, 3)]
-        return np.delete(np.stack(columns, axis=1), self._broken, axis=0)
+        return np.stack([self._column(2), self._column(3)], axis=1)
+
+    def orientations(self) -> np.ndarray:
+        """Return the EXIF orientation (1..8) of all readable files, (len,) int32."""
+        return self._column(4)
+
+    def _column(self, place: int) -> np.ndarray:
+        return np.delete(np.concatenate([np.empty(0, np.int32), *self._numbers[place]]), self._broken)
 
     def record(self, index: int, *, number: int | None = None, labels: int | np.ndarray | None = None) -> Record:
         """Return the record of the index-th readable file; `number` is its index in the source if that is another."""
@@ -102,6 +115,18 @@ class FileIndex:
         length, mtime_ns, height, width, orientation = (int(column[chunk][row]) for column in self._numbers)
         read = FileReader(self.base + path, length, mtime_ns)
         return Record(index if number is None else number, printable(path), (height, width), orientation, read, labels)
+
+
+def as_stored(record: Record) -> Record:
+    """Return the record without its EXIF rotation, for boxes that count the pixels of the file as it is stored."""
+    height, width = record.size if record.orientation < 5 else record.size[::-1]
+    return dataclasses.replace(record, size=(height, width), orientation=1)
+
+
+def unreadable_note(index: FileIndex) -> tuple[str, ...]:
+    """Return the sentence on the listed images that cannot be read, if there are any."""
+    broken = int(str(index.facts["rows"])) - len(index)
+    return (f"{broken} of {index.facts['rows']} images cannot be read and were left out.",) if broken else ()
 
 
 def folder_index(root: Path, *, reindex: bool = False, progress: Progress | None = None) -> FileIndex:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from scenewise.errors import UserError
 from scenewise.sources.base import Progress, Source
 from scenewise.sources.cifar import CifarSource
+from scenewise.sources.coco import CocoSource
 from scenewise.sources.csv_table import CsvSource
 from scenewise.sources.folder import FolderSource, ImageFolderSource
+from scenewise.sources.openimages import OpenImagesSource
 from scenewise.sources.spec import parse_spec
+from scenewise.sources.stl10 import Stl10Source
 from scenewise.sources.synthetic import SyntheticSource
+from scenewise.sources.tinyimagenet import TinyImageNetSource
 from scenewise.sources.voc import VocSource
 
 
@@ -33,7 +37,15 @@ def open_source(
             return CsvSource(spec, reindex=reindex, progress=progress)
         case "voc":
             return VocSource(spec, split=split, reindex=reindex, progress=progress)
-        case "cifar10":
+        case "coco":
+            return CocoSource(spec, split=split, reindex=reindex, progress=progress)
+        case "openimages":
+            return OpenImagesSource(spec, split=split, reindex=reindex, progress=progress)
+        case "tinyimagenet":
+            return TinyImageNetSource(spec, split=split, reindex=reindex, progress=progress)
+        case "stl10":
+            return Stl10Source(spec, split=split)
+        case "cifar10" | "cifar100":
             return CifarSource(spec, split=split)
         case _:
             return SyntheticSource(spec, split=split)

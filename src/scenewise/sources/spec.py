@@ -15,9 +15,14 @@ KINDS: Mapping[str, str] = MappingProxyType(
     {
         "folder": "photos in a folder, nested at any depth, no labels (a plain path means this)",
         "voc": "PASCAL VOC: the folder that holds VOCdevkit; ?split= ?year= ?classes=cat,dog",
+        "coco": "COCO: the folder that holds train2017, val2017, annotations; ?split= ?year=2014 ?classes=cat,dog",
+        "openimages": "Open Images: train, validation, test, the box tables beside them; ?split= ?classes=Cat,Dog",
         "csv": "a table with the header image,labels (labels split by ;); ?root= ?multi=1",
         "imagefolder": "one folder per class, photos nested at any depth below",
         "cifar10": "CIFAR-10 as binary files, npz parts or pickles; ?split=",
+        "cifar100": "CIFAR-100 likewise; ?split= ?labels=coarse (20 classes instead of 100)",
+        "stl10": "STL-10 as binary files; ?split=train, test, unlabeled or train+unlabeled",
+        "tinyimagenet": "Tiny ImageNet: the folder that holds tiny-imagenet-200; ?split=train, val or test",
         "synthetic": "generated scenes of textured objects, labels, boxes and masks: synthetic:2000; ?seed= ?split=",
     }
 )
@@ -26,9 +31,14 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "folder": (),
         "voc": ("split", "year", "classes"),
+        "coco": ("split", "year", "classes"),
+        "openimages": ("split", "classes"),
         "csv": ("root", "multi"),
         "imagefolder": (),
         "cifar10": ("split",),
+        "cifar100": ("split", "labels"),
+        "stl10": ("split",),
+        "tinyimagenet": ("split",),
         "synthetic": ("seed", "split"),
     }
 )

@@ -11,7 +11,7 @@ import numpy as np
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources import voc_layout
 from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
-from scenewise.sources.index import FileIndex, listed_index
+from scenewise.sources.index import FileIndex, as_stored, listed_index, unreadable_note
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
 
@@ -38,7 +38,7 @@ class VocSource(Source):
             first = index.unreadable[0]
             raise UserError(f"data: no image of {folder} can be read, e.g. {first.key}: {first.reason}")
         self._index = index
-        self._rotated = sum(index.record(i).orientation != 1 for i in range(len(index)))
+        rotated = int((index.orientations() != 1).sum())
         rows = index.rows()
         sizes: list[tuple[int, int] | None] = [None] * len(ids)
         for i, row in enumerate(rows):
@@ -51,7 +51,7 @@ class VocSource(Source):
         self.classes = () if labels is None else tuple(voc_layout.CLASSES[number] for number in chosen)
         self.multi_label = labels is not None
         self.splits = ("trainval", "test")
-        self.notes = _notes(index, annotations, self._rotated)
+        self.notes = _notes(index, annotations, rotated)
         self.fingerprint = index.fingerprint
 
     def _keep_boxes(self, annotations: voc_layout.Annotations | None, rows: np.ndarray, chosen: list[int]) -> None:
@@ -76,11 +76,7 @@ class VocSource(Source):
         return record if self._labels is None else dataclasses.replace(record, labels=self._labels[index])
 
     def _stored(self, index: int) -> Record:
-        record = self._index.record(index)
-        if record.orientation == 1:
-            return record
-        height, width = record.size if record.orientation < 5 else record.size[::-1]
-        return dataclasses.replace(record, size=(height, width), orientation=1)
+        return as_stored(self._index.record(index))
 
     def labels(self) -> Labels | None:
         """Return (N, C) int8: 1 present, 0 absent, -1 only difficult objects; None when nothing is labelled."""
@@ -121,10 +117,7 @@ def _labels(
 
 
 def _notes(index: FileIndex, annotations: voc_layout.Annotations | None, rotated: int) -> tuple[str, ...]:
-    notes = []
-    broken = int(str(index.facts["rows"])) - len(index)
-    if broken:
-        notes.append(f"{broken} of {index.facts['rows']} images cannot be read and were left out.")
+    notes = list(unreadable_note(index))
     if annotations is None:
         notes.append("No image of this split has an annotation file: there are no boxes.")
     elif annotations.clipped:

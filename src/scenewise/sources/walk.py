@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from scenewise.sources.headers import ENDINGS
@@ -19,6 +19,14 @@ _MAX_WALKS = 8  # times one folder is walked through links: k folders that all l
 def printable(path: bytes) -> str:
     r"""Return a path as text that can be printed and stored anywhere: bytes that are not UTF-8 are written as \xff."""
     return path.decode("utf-8", "backslashreplace")
+
+
+def image_names(folder: Path) -> list[bytes]:
+    """Return the names of the image files in one folder, in byte order, hidden ones left out; [] without the folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(os.fsencode(folder)) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(_ENDINGS) and not e.name.startswith(b"."))
 
 
 class Found(NamedTuple):

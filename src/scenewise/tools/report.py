@@ -83,7 +83,7 @@ def run_sheets(folder: Path) -> dict[str, Sheet]:
 
 def crop_examples(config: RunConfig, source: Source, *, count: int = EXAMPLES, epoch: int = 0) -> list[CropExample]:
     """Return photos spread over the source with the crops that a run's given epoch cuts from them."""
-    slots = scale_slots(method_class(config.method).slots, config.data.size)
+    slots = scale_slots(method_class(config.method).slots(config.method_config), config.data.size)
     examples = []
     for index in spread(len(source), count):
         record = source[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,7 +21,8 @@ class Augmentation:
     jitter: probability of the colour jitter, whose four operations come in random order; brightness, contrast and
     saturation factors are uniform in [max(0, 1 - strength), 1 + strength], the hue shift in [-hue, hue] turns, at most
     half a turn.
-    grey, blur, solarise: probabilities. blur_sigma: pixels of a 224-pixel view; scaled with the run's size.
+    grey, blur, solarise: probabilities. blur_sigma: pixels of a 224-pixel view, scaled with the run's size, or, where
+    `blur_scales` is off, of the view itself.
     solarise_threshold: 8-bit value from which a value is inverted.
     """
 
@@ -35,6 +37,7 @@ class Augmentation:
     grey: float = 0.0
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_scales: bool = True
     solarise: float = 0.0
     solarise_threshold: int = 128
 
@@ -66,12 +69,35 @@ BYOL_SECOND = Augmentation(
     grey=0.2, blur=0.1, solarise=0.2,
 )  # fmt: skip
 
-# ReSSL's teacher view (Zheng et al. 2021, arXiv 2107.09282; data/augmentation.py). MSVQ's weak view differs in its flip
-# of 0.9 only.
+# ReSSL's teacher view (Zheng et al. 2021, arXiv 2107.09282; data/augmentation.py); MSF's weak one too.
 WEAK = Augmentation(scale=(0.2, 1.0), flip=0.5)
 
+# MSVQ (Chen et al. 2023, arXiv 2305.05370; dataset/data.py), for images of 32 and 64 pixels: MoCo v2's strong view with
+# the blur in pixels of the small view, and a weak view whose mirror has probability 0.9.
+MSVQ_STRONG = dataclasses.replace(MOCO, blur_scales=False)
+MSVQ_WEAK = dataclasses.replace(WEAK, flip=0.9)
+
+# For images of 32 pixels: SimCLR's at half the colour strength (google-research/simclr README), and MoCo's CIFAR
+# notebook (torchvision's own crop range); neither blurs.
+SIMCLR_CIFAR = dataclasses.replace(SIMCLR, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
+MOCO_CIFAR = dataclasses.replace(MOCO, scale=(0.08, 1.0), blur=0.0)
+
+# The first author's SimCLR-type code for STL10 at 96 pixels (alivaramesh/MIXEM): the blur in pixels of the small view.
+STL10 = dataclasses.replace(SIMCLR, blur_scales=False)
+
 AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
-    {"moco": MOCO, "simclr": SIMCLR, "byol-first": BYOL_FIRST, "byol-second": BYOL_SECOND, "weak": WEAK}
+    {
+        "moco": MOCO,
+        "simclr": SIMCLR,
+        "byol-first": BYOL_FIRST,
+        "byol-second": BYOL_SECOND,
+        "weak": WEAK,
+        "msvq-strong": MSVQ_STRONG,
+        "msvq-weak": MSVQ_WEAK,
+        "simclr-cifar": SIMCLR_CIFAR,
+        "moco-cifar": MOCO_CIFAR,
+        "stl10": STL10,
+    }
 )
 
 

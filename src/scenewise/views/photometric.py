@@ -46,7 +46,9 @@ def draw(augmentation: Augmentation, *, blur_scale: float = 1.0, generator: np.r
         flip=bool(flip),
         jitter=_jitter(augmentation, uniforms=chance[6:10], order=chance[10:14]) if jitter else (),
         grey=bool(grey),
-        sigma=blur_scale * (low + (high - low) * float(chance[5])) if blur else None,
+        sigma=(blur_scale if augmentation.blur_scales else 1.0) * (low + (high - low) * float(chance[5]))
+        if blur
+        else None,
         solarise=augmentation.solarise_threshold if solarise else None,
     )
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scenewise.views.augmentations import augmentation
+
 REFERENCE_SIZE = 224  # pixels: the size the papers' crops, patches and blurs are given for
 
 
@@ -15,13 +17,17 @@ class Slot:
 
     A method declares sizes for 224-pixel crops (small crops 96, instance patches 96); `scale_slots` fits them to a
     run's size.
-    `scale` (share of the photo's area a scene crop covers) overrides the augmentation's own range.
+    `scale` (share of the photo's area a scene crop covers) overrides the augmentation's own range. Raises UserError
+    for an unknown augmentation.
     """
 
     augmentation: str
     size: int = REFERENCE_SIZE
     count: int = 1
     scale: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        augmentation(self.augmentation)  # UserError for an unknown name, before any work starts
 
 
 def scale_slots(slots: Mapping[str, Slot], size: int) -> dict[str, Slot]:

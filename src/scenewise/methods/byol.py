@@ -1,0 +1,112 @@
+"""BYOL: the online network predicts what its slowly moving copy makes of the other view; no negatives.
+
+Paper: Grill et al., "Bootstrap Your Own Latent", arXiv 2006.07733; deepmind-research/byol for what it leaves open.
+Slots: two views with BYOL's two asymmetric augmentations. State: the teacher (the paper's target network).
+Departures: the teacher starts as a copy of the online network (the authors draw it from another seed); `momentum` is
+the base of 100 to 300 epochs (0.996 belongs to 1,000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from scenewise.losses import cosine_regression
+from scenewise.methods.base import Method, Training
+from scenewise.parts.heads import Encoder, normed_head
+from scenewise.parts.momentum import cosine_momentum, momentum_copy, momentum_update
+from scenewise.types import Batch, Progress, StepOutput
+from scenewise.views.slots import Slot
+
+
+class BYOL(Method):
+    """Bootstrap your own latent."""
+
+    title = "BYOL: predict a slow teacher's projection of the other view (no negatives)"
+    paper = "arXiv 2006.07733"
+    batch_statistics = "run"
+    training_defaults = Training(
+        optimiser="lars",
+        lr=0.3,
+        weight_decay=1e-6,
+        warmup_epochs=10.0,
+        exclude_norm_and_bias=True,
+        origin="deepmind-research/byol: the run of 300 epochs",
+    )
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Defaults of the authors' code, the run of 300 epochs, unless said."""
+
+        momentum: float = 0.99  # of the teacher at the start
+        momentum_schedule: Literal["cosine", "constant"] = "cosine"  # to 1 at the end (section 3.3)
+        hidden: int = 4096  # of projector and predictor
+        width: int = 256  # of the projection
+        first_augmentation: str = "byol-first"
+        second_augmentation: str = "byol-second"
+
+    def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(backbone, normed_head(features, config.hidden, config.width, output_bias=False))
+        self.predictor = normed_head(config.width, config.hidden, config.width, output_bias=False)
+        self.teacher = momentum_copy(self.encoder)
+
+    @classmethod
+    def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
+        """Everything is decided."""
+        return config, []
+
+    @classmethod
+    def slots(cls, config: Config) -> Mapping[str, Slot]:
+        """Two views of two kinds (table 6: T blurs always, T' solarises)."""
+        return {
+            "first": Slot(augmentation=config.first_augmentation),
+            "second": Slot(augmentation=config.second_augmentation),
+        }
+
+    @classmethod
+    def passes(cls, config: Config) -> float:
+        """Both views through the online network and back, and through the teacher."""
+        return 8.0
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Return the online backbone."""
+        return self.encoder.backbone
+
+    def step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Both directions, summed (Eq. 2 and the symmetric loss below it); each view has its own batch statistics."""
+        first, second = batch.views["first"][0], batch.views["second"][0]  # (B, 3, S, S)
+        features, first_prediction = self._predict(first)  # (B, G), (B, D)
+        _, second_prediction = self._predict(second)
+        with torch.no_grad():
+            first_target, second_target = self.teacher(first)[1], self.teacher(second)[1]  # (B, D)
+        forwards = cosine_regression(first_prediction, second_target)
+        backwards = cosine_regression(second_prediction, first_target)
+        loss = forwards + backwards
+        return StepOutput(
+            loss=loss,
+            terms={"regression": loss},
+            embeddings=first_prediction,
+            targets=second_target,
+            features=features,
+        )
+
+    def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features (B, G) and the prediction (B, D) of a view."""
+        features, projection = self.encoder(images)
+        return features, self.predictor(projection)
+
+    def after_update(self, progress: Progress) -> None:
+        """Move the teacher (Eq. 1; section 3.3 for its momentum)."""
+        base = self.config.momentum
+        constant = self.config.momentum_schedule == "constant"
+        momentum_update(self.teacher, self.encoder, base if constant else cosine_momentum(base, progress))
+
+
+METHOD = BYOL

@@ -1,0 +1,182 @@
+"""SwAV: the prototypes that one large crop is assigned to are predicted from the other crops of its image.
+
+Paper: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv 2006.09882;
+facebookresearch/swav for what it leaves open.
+Slots: two large crops, six small ones (multi-crop). State: prototypes, a queue of past embeddings.
+Departures: the queue is written from the first step (the authors start to fill it when it is first used); the trust
+ratio divides by |g + decay w| (theirs: |g| + decay |w|); images are normalised with 0.229 for red (theirs: 0.228).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scenewise import keys
+from scenewise.distributed import gather, local_slice
+from scenewise.errors import UserError
+from scenewise.losses import prototype_codes, swapped_prediction
+from scenewise.losses.similarity import unit
+from scenewise.methods.base import Method, Training
+from scenewise.parts.heads import normed_head
+from scenewise.parts.prototypes import Prototypes
+from scenewise.parts.queue import Queue, resolve_dictionary_size, uniform_share
+from scenewise.types import Batch, Progress, StepOutput
+from scenewise.views.slots import REFERENCE_SIZE, Slot
+
+LARGE, SMALL_SIZE = 2, 96  # crops that assign; pixels of a small crop for 224-pixel large ones (section 3.2)
+
+
+class SwAV(Method):
+    """Swapped assignments between views."""
+
+    title = "SwAV: predict one crop's cluster assignment from the others (multi-crop, prototypes)"
+    paper = "arXiv 2006.09882"
+    batch_statistics = "run"
+    training_defaults = Training(
+        optimiser="lars",
+        lr=0.6,
+        weight_decay=1e-6,
+        warmup_epochs=0.0,
+        exclude_norm_and_bias=False,
+        final_lr=0.001,
+        origin="the authors' small-batch runs: LARC, 0.6 at 256 images falling to 0.0006, no warm-up",
+    )
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        """Defaults of the authors' small-batch (256 images) ImageNet runs unless said."""
+
+        small_crops: int = 6  # 0: two crops only (of 0.08 to 1 of the area)
+        prototypes: int | None = None  # 3000, at most one for ten images
+        freeze_epochs: float = 1.0  # in which the prototypes do not move (5005 steps of 256 ImageNet photos)
+        temperature: float = 0.1
+        epsilon: float = 0.05  # entropy of the assignment; 0.03 is the authors' remedy for a collapse
+        iterations: int = 3  # of Sinkhorn-Knopp
+        dictionary_size: int | None = None  # past embeddings a large crop: 3840, capped at a tenth of the data; 0: none
+        queue_epochs: float = 15.0  # before the queue joins the assignment
+        hidden: int = 2048  # of the head
+        width: int = 128  # of the embedding
+        augmentation: str = "simclr"  # of all crops
+
+    def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
+        super().__init__()
+        assert config.dictionary_size is not None, "resolve() decides the queue's size"
+        assert config.prototypes is not None, "resolve() decides the number of prototypes"
+        self.config = config
+        self.encoder_backbone = backbone
+        self.head = normed_head(features, config.hidden, config.width)
+        self.prototypes = Prototypes(config.prototypes, config.width)
+        self.queue = (
+            Queue(
+                config.dictionary_size,
+                {f"crop{number}": config.width for number in range(LARGE)},
+                seed=keys.integer(seed, "queue"),
+            )
+            if config.dictionary_size
+            else None
+        )
+
+    @classmethod
+    def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
+        """Decide the number of prototypes and the queue's size."""
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=3840, images=images, batch_size=batch_size)
+        if 0 < size <= batch_size:
+            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}, or 0")
+        prototypes = min(3000, max(2, images // 10)) if config.prototypes is None else config.prototypes
+        if prototypes < 2:
+            raise UserError(f"method.prototypes: {prototypes} must be at least 2: one would be assigned to every image")
+        if config.prototypes is None and prototypes < 3000:
+            notes.append(
+                f"method.prototypes is {prototypes} instead of the paper's 3000: one for ten of {images} images"
+            )
+        return dataclasses.replace(config, dictionary_size=size, prototypes=prototypes), notes
+
+    @classmethod
+    def slots(cls, config: Config) -> Mapping[str, Slot]:
+        """Two large crops and the small ones; the ranges of their areas are those of multi-crop (section 3.2)."""
+        if not config.small_crops:
+            return {"large": Slot(augmentation=config.augmentation, count=LARGE, scale=(0.08, 1.0))}
+        return {
+            "large": Slot(augmentation=config.augmentation, count=LARGE, scale=(0.14, 1.0)),
+            "small": Slot(
+                augmentation=config.augmentation, size=SMALL_SIZE, count=config.small_crops, scale=(0.05, 0.14)
+            ),
+        }
+
+    @classmethod
+    def passes(cls, config: Config) -> float:
+        """Forward and backward of every crop."""
+        return 3.0 * (LARGE + config.small_crops * (SMALL_SIZE / REFERENCE_SIZE) ** 2)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Return the backbone."""
+        return self.encoder_backbone
+
+    def step(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Swapped prediction (Eq. 1 and 2): codes from the large crops, predicted from every other crop.
+
+        Crops of one size go through the backbone together, all crops through the head together (the authors' code).
+        """
+        config, count = self.config, len(batch.index)
+        views = [batch.views[name] for name in self.slots(config)]  # large, small
+        features = [self.backbone(crops.flatten(0, 1)) for crops in views]  # (V * B, G) each size
+        by_crop = torch.split(self.head(torch.cat(features)), count)  # V of (B, D)
+        embeddings = unit(torch.cat(by_crop))  # (V * B, D)
+        scores = list(torch.split(self.prototypes(embeddings, frozen=self._frozen(progress)), count))  # V of (B, P)
+        joined = [gather(rows) for rows in torch.split(embeddings, count)[:LARGE]]  # (world * B, D)
+        loss = swapped_prediction(
+            scores,
+            assign=tuple(range(LARGE)),
+            temperature=config.temperature,
+            codes=self._codes(joined, progress),
+        )
+        if self.queue is not None:
+            self.queue.push(
+                {f"crop{number}": rows for number, rows in enumerate(joined)},
+                image=gather(batch.index),
+                box=gather(batch.boxes["large"][0]),
+                step=progress.step,
+            )
+        return StepOutput(
+            loss=loss,
+            terms={"swapped": loss},
+            embeddings=by_crop[0],
+            targets=by_crop[1].detach(),
+            features=features[0][:count],
+            metrics={"codes/uniform_share": uniform_share(loss, len(self.prototypes.weight))},
+        )
+
+    @torch.no_grad()
+    def _codes(self, joined: list[Tensor], progress: Progress) -> list[Tensor]:
+        """Return this rank's codes (B, P) of each large crop, assigned together with all ranks and, later, the past."""
+        config, codes = self.config, []
+        for number, embeddings in enumerate(joined):
+            known = self._past(number, progress, len(embeddings))
+            scores = self.prototypes(torch.cat([known, embeddings]) if known is not None else embeddings)
+            assigned = prototype_codes(scores, epsilon=config.epsilon, iterations=config.iterations)
+            codes.append(local_slice(assigned[-len(embeddings) :]))
+        return codes
+
+    def _past(self, number: int, progress: Progress, per_step: int) -> Tensor | None:
+        """Return the queue of a large crop (Q, D) once it is full and its time has come."""
+        waits = progress.step < self.config.queue_epochs * progress.steps_per_epoch
+        if self.queue is None or waits or progress.step * per_step < self.queue.size:
+            return None
+        return self.queue.read().rows[f"crop{number}"]
+
+    def _frozen(self, progress: Progress) -> bool:
+        """Return whether the prototypes do not move at this step."""
+        return progress.step < self.config.freeze_epochs * progress.steps_per_epoch
+
+    def after_update(self, progress: Progress) -> None:
+        """Bring the prototypes back to length 1, or while they are frozen to their start."""
+        self.prototypes.settle(frozen=self._frozen(progress))
+
+
+METHOD = SwAV

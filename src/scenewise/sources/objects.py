@@ -1,0 +1,185 @@
+"""The objects of every image of a source: read and checked once, kept beside the file indexes, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import pyarrow as pa
+
+from scenewise.errors import UserError
+from scenewise.sources.base import LabelledBoxes
+from scenewise.sources.cache import cache_folder
+
+_VERSION = 1  # raise when the same label file would give another table
+Facts = dict[str, object]
+
+
+class Within(NamedTuple):
+    """Boxes clipped to their images, (n, 4), and (n,) bool each: further out than 1 px, moved by clipping, empty."""
+
+    boxes: np.ndarray
+    outside: np.ndarray
+    moved: np.ndarray
+    empty: np.ndarray
+
+
+def clip(boxes: np.ndarray, sizes: np.ndarray) -> Within:
+    """Clip (n, 4) boxes `x1, y1, x2, y2` to their images of (n, 2) sizes (height, width), pixels; NaN is outside."""
+    limits = sizes[:, [1, 0, 1, 0]].astype(boxes.dtype)
+    excess = np.maximum(-boxes, boxes - limits).max(axis=1)
+    clipped = np.clip(boxes, 0, limits)
+    empty = (clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1])
+    return Within(clipped, ~(excess <= 1), (clipped != boxes).any(axis=1) & ~empty, empty)
+
+
+def make_table(
+    images: np.ndarray,
+    boxes: np.ndarray,
+    numbers: np.ndarray,
+    *,
+    annotated: np.ndarray,
+    unjudged: tuple[np.ndarray, np.ndarray],
+    columns: dict[str, pa.Array],
+    facts: Facts,
+) -> pa.Table:
+    """Return the table of the images, one row each.
+
+    images, boxes, numbers: (n,) row, (n, 4) pixels and (n,) class of each object, in any order; those of an image keep
+    theirs. annotated: (rows,) bool, whether anybody looked for objects. unjudged: (m,) row and (m,) class of what is
+    there but not to be judged. columns: what else is known of each image. facts: what was counted, and `classes`.
+    """
+    flat = pa.array(np.ascontiguousarray(_by_image(images, boxes), np.float32).reshape(-1))
+    lists = {
+        "box": _lists(images, pa.FixedSizeListArray.from_arrays(flat, 4), len(annotated)),
+        "number": _lists(images, pa.array(_by_image(images, numbers).astype(np.int16)), len(annotated)),
+        "unjudged": _lists(unjudged[0], pa.array(_by_image(*unjudged).astype(np.int16)), len(annotated)),
+        "annotated": pa.array(annotated.astype(np.int8)),
+    }
+    table = pa.table(lists | columns)
+    return table.replace_schema_metadata({"facts": json.dumps(facts)})
+
+
+def _by_image(images: np.ndarray, values: np.ndarray) -> np.ndarray:
+    ordered: np.ndarray = values[np.argsort(images, kind="stable")]
+    return ordered
+
+
+def _lists(images: np.ndarray, values: pa.Array, rows: int) -> pa.Array:
+    counts = np.bincount(images, minlength=rows)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), values)
+
+
+def kept_table(name: str, state: Sequence[object], make: Callable[[], pa.Table], *, reindex: bool) -> Path:
+    """Return the file of a table in the cache folder, made now unless it is there.
+
+    name: of what the table is about; state: what it was made from, as sizes and modification times: another state of
+    the same name takes its place. The processes of one run make it once.
+    """
+    folder = cache_folder() / "index"
+    folder.mkdir(exist_ok=True)
+    stem = hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(repr((_VERSION, *state)).encode(), digest_size=8).hexdigest()
+    file = folder / f"{stem}.{digest}.objects.arrow"
+    with filelock.FileLock(folder / f"{stem}.lock"):
+        if not reindex and _opens(file):
+            return file
+        table = make()
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        try:
+            with pa.ipc.new_file(str(temporary), table.schema) as writer:
+                writer.write_table(table)
+            temporary.replace(file)
+        except OSError as error:
+            raise UserError(f"data: cannot keep the labels of {name} in {folder}: {error}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        for older in folder.glob(f"{stem}.*.objects.arrow"):
+            if older != file:
+                older.unlink(missing_ok=True)
+    return file
+
+
+def _opens(file: Path) -> bool:
+    try:
+        Objects(file)
+    except (UserError, pa.ArrowException, KeyError, ValueError):
+        return False
+    return True
+
+
+def file_state(file: Path) -> tuple[str, int, int]:
+    """Return what a table made from a file rests on: its name, size and modification time."""
+    status = file.stat()
+    return str(file.resolve()), status.st_size, status.st_mtime_ns
+
+
+class Objects:
+    """The boxes and classes of the images of a kept table, by row. Pickles as a path and the classes chosen.
+
+    chosen: the class numbers of the table that are wanted, None for all; results count classes within them.
+    """
+
+    def __init__(self, file: Path, chosen: Sequence[int] | None = None) -> None:
+        self._file = file
+        self._chosen = chosen
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            with pa.memory_map(str(self._file)) as source:
+                self.table = pa.ipc.open_file(source).read_all()
+        except OSError:
+            raise UserError(
+                f"data: the labels kept in {self._file} were remade by another process; start again"
+            ) from None
+        self.facts: Facts = json.loads(self.table.schema.metadata[b"facts"])
+        names = self.facts["classes"]
+        assert isinstance(names, list)
+        chosen = list(range(len(names))) if self._chosen is None else list(self._chosen)
+        self.classes = tuple(str(names[number]) for number in chosen)
+        self._column = np.full(len(names), -1)
+        self._column[chosen] = np.arange(len(chosen))
+        self._annotated = self.table["annotated"].chunk(0).to_numpy()  # int8: bits are no array
+        box, number, unjudged = (self.table[name].chunk(0) for name in ("box", "number", "unjudged"))
+        self._boxes = box.values.values.to_numpy().reshape(-1, 4)
+        self._numbers = (number.offsets.to_numpy(), number.values.to_numpy())
+        self._unjudged = (unjudged.offsets.to_numpy(), unjudged.values.to_numpy())
+
+    def __getstate__(self) -> tuple[Path, Sequence[int] | None]:
+        return self._file, self._chosen
+
+    def __setstate__(self, state: tuple[Path, Sequence[int] | None]) -> None:
+        self._file, self._chosen = state
+        self._open()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def annotated(self) -> np.ndarray:
+        """Return (rows,) bool: whether anybody has looked for objects in the image."""
+        annotated: np.ndarray = self._annotated == 1
+        return annotated
+
+    def boxes(self, row: int) -> LabelledBoxes:
+        """Return the (n, 4) boxes of an image and the class of each, those of other classes left out."""
+        start, stop = self._numbers[0][row : row + 2]
+        columns = self._column[self._numbers[1][start:stop]]
+        return self._boxes[start:stop][columns >= 0], columns[columns >= 0].astype(np.int64)
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """Return (len(rows), classes) int8: 1 has a box, -1 not judged (unjudged only, or not annotated), 0 absent."""
+        labels = np.zeros((len(rows), len(self.classes)), np.int8)
+        labels[self._annotated[rows] == 0] = -1
+        for (offsets, numbers), value in ((self._unjudged, -1), (self._numbers, 1)):
+            counts = offsets[rows + 1] - offsets[rows]
+            places = np.repeat(offsets[rows + 1] - np.cumsum(counts), counts) + np.arange(counts.sum())
+            images, columns = np.repeat(np.arange(len(rows)), counts), self._column[numbers[places]]
+            labels[images[columns >= 0], columns[columns >= 0]] = value
+        return labels
