@@ -254,13 +254,18 @@ def methods() -> None:
         typer.echo(f"{name:8} {kind.title}; views: {views}; {kind.passes(config):.3g} passes a step; {kind.paper}")
 
 
-@app.command()
-def recipes() -> None:
+@app.command(epilog="Examples: scenewise recipes | scenewise recipes msvq-cifar10 > settings.yaml")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="print this one, as a file for `pretrain --config`")] = None,
+) -> None:
     """List the recipes: published experiments as complete configurations."""
-    from scenewise.recipes import recipe_names
+    from scenewise.recipes import recipe_names, recipe_yaml
 
-    for name, line in recipe_names().items():
-        typer.echo(f"{name:18} {line}")
+    if name is not None:
+        typer.echo(recipe_yaml(name, field="NAME"), nl=False)
+        return
+    for known, line in recipe_names().items():
+        typer.echo(f"{known:29} {line}")
 
 
 @app.command()

@@ -68,9 +68,7 @@ def test_float64_stays_float64() -> None:
 
 
 @settings(max_examples=4, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), stem=st.sampled_from(STEMS), norm=st.sampled_from(["batch", "group"])
-)
+@given(seed=st.integers(0, 2**31), stem=st.sampled_from(STEMS), norm=st.sampled_from(["batch", "group"]))
 def test_weights_are_a_function_of_the_seed_and_global_state_is_left_alone(seed: int, stem: str, norm: str) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()

@@ -4,10 +4,10 @@ Run as a script, with LightlySSL (`pip install 'scenewise[dev]'`), it writes par
 LightlySSL's modules give, for test_parity.py to check where they are not installed. Weights and views come from NumPy's
 RandomState, whose stream never changes; everything is float64.
 
-What LightlySSL has and the published networks have not is held at zero here: the last biases of BYOL's heads, the offset
-of the last norm of SimCLR's head, the bias of SwAV's prototypes. What it leaves out of the published heads, the biases
-in front of a batch norm, has no influence and no gradient. Its memory bank drops the end of a batch that does not fit
-in front of its end: the dictionaries here hold whole batches.
+What LightlySSL has and the published networks have not is held at zero here: the last biases of BYOL's heads, the
+offset of the last norm of SimCLR's head, the bias of SwAV's prototypes. What it leaves out of the published heads, the
+biases in front of a batch norm, has no influence and no gradient. Its memory bank drops the part of a batch that lies
+beyond its end: the dictionaries here hold whole batches.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ class Twin(nn.Module):
 
     def named(self) -> dict[str, nn.Parameter]:
         """Return all parameters by the names of ours."""
-        return {
-            key.replace(".layers.", ".").replace(".heads.0.", "."): value for key, value in self.named_parameters()
-        }
+        return {key.replace(".layers.", ".").replace(".heads.0.", "."): value for key, value in self.named_parameters()}
 
     def adopt(self, method: Method) -> None:
         """Take the weights of ours; what ours has not is held at zero."""

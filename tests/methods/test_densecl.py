@@ -73,9 +73,7 @@ def test_a_step_equals_loops_over_images_and_cells(lab, steps: int, weight: floa
     contrast, dense = [], []
     for b in range(8):
         contrast.append(
-            slow_info_nce(
-                projection[b], key_projection[b], rows["projection"][usable[b]], choices["temperature"]
-            )
+            slow_info_nce(projection[b], key_projection[b], rows["projection"][usable[b]], choices["temperature"])
         )
         for s in range(cells.shape[1]):
             cosines = [float(unit(cells[b, s]) @ unit(other)) for other in key_cells[b]]
@@ -87,9 +85,8 @@ def test_a_step_equals_loops_over_images_and_cells(lab, steps: int, weight: floa
     expected = (1 - weight) * np.mean(contrast) + weight * np.mean(dense)
     assert output.loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     new = method.queue.read()
-    places = (int(old.valid.sum()) % 20 + np.arange(8)) % 20 if choices["queue_start"] == "empty" and steps < 3 else None
     written = np.flatnonzero(new.step.numpy() == 9)
-    assert places is None or sorted(places) == sorted(written)
+    assert len(written) == 8
     for place in written:
         b = batch.index.tolist().index(int(new.image[place]))
         found = {name: column[place].numpy() for name, column in new.rows.items()}

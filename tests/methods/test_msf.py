@@ -63,7 +63,7 @@ def test_the_search_equals_the_authors_push_and_search(lab, k: int) -> None:
 
 
 def test_a_row_about_to_be_overwritten_is_no_neighbour(lab) -> None:
-    """A trap: the targets themselves stand in the oldest rows, so only a search before the push would find them twice."""
+    """A trap: the targets themselves stand in the oldest rows; only a search that still sees those finds them twice."""
     method = lab.trained("msf", k=2, **(SMALL | {"dictionary_size": 16}))
     batch = lab.batch(method, 9)
     _, targets = embedded(method, batch.views["key"][0])

@@ -1,4 +1,4 @@
-"""MSVQ: whole runs against the published order of things in plain code, routing, queues, ablations, split batch norm."""
+"""MSVQ: whole runs against the published order in plain code, routing, queues, ablations, split batch norm."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_every_weak_view_has_a_shuffle_of_its_own_and_comes_back_in_order(lab) -
 def split_batch_norm(
     images: np.ndarray, layer: nn.BatchNorm2d, *, splits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return output, running mean and variance of MoCo's and MSVQ's split batch norm: sample n is in group n mod splits."""
+    """Return output, running mean and variance of MSVQ's (MoCo's) split batch norm: sample n is in group n mod splits."""
     weight, bias, mean, variance = (
         tensor.detach().numpy() for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     )
@@ -342,7 +342,7 @@ def toy_run(lab, *, teacher_temperature: float) -> tuple[float, float, float]:
     sizes = {"hidden": 32, "width": 16, "dictionary_size": 96, "momentum": 0.95, "second_momentum": 0.8}
     method = lab.method("msvq", teacher_temperature=teacher_temperature, **sizes)
     optimiser = lab.optimiser(method, lr=0.2)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(2)
     patterns = nn.functional.interpolate(torch.randn(8, 3, 3, 3, generator=generator), size=24)
 
     def view(classes: Tensor, *, tint: float, noise: float) -> Tensor:
@@ -360,7 +360,7 @@ def toy_run(lab, *, teacher_temperature: float) -> tuple[float, float, float]:
         return (votes.argmax(dim=1) == truth).float().mean().item()
 
     before = accuracy()
-    for step in range(120):
+    for step in range(80):
         classes = torch.randint(0, 8, (16,), generator=generator)
         views = {
             "strong": view(classes, tint=0.7, noise=0.5)[None],
@@ -368,7 +368,7 @@ def toy_run(lab, *, teacher_temperature: float) -> tuple[float, float, float]:
         }
         boxes = {"strong": torch.zeros(1, 16, 4), "weak": torch.zeros(3, 16, 4)}
         batch = Batch(index=torch.arange(16 * step, 16 * step + 16), views=views, boxes=boxes)
-        output = method.step(batch, Progress(step=step, steps=120, steps_per_epoch=120, seed=0))
+        output = method.step(batch, Progress(step=step, steps=80, steps_per_epoch=80, seed=0))
         optimiser.zero_grad()
         output.loss.backward()
         optimiser.step()
@@ -381,6 +381,6 @@ def test_it_learns_and_without_sharpening_it_learns_less(lab) -> None:
     same_before, blunt, blunt_share = toy_run(lab, teacher_temperature=0.1)
     assert before == same_before > 0.5  # an eighth by chance
     assert sharp > before + 0.1
-    assert sharp > blunt + 0.02
+    assert sharp > blunt + 0.05
     assert share < 0.95
     assert blunt_share > 0.97, "without sharpening the loss stays at ln K"

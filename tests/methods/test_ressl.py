@@ -84,7 +84,7 @@ def gradients(method: Method, loss: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("norm", ["group", "grouped"])
 @pytest.mark.parametrize("shared", [{}, {"queue_start": "random"}, {"mask_own_image": True, "shuffle": False}])
 def test_it_is_the_first_term_of_msvq_bit_for_bit_at_every_state(lab, norm: str, shared: dict) -> None:
-    """Value and gradient, with batch norm in shuffled groups too, along a run of MSVQ; and what is pushed is the same."""
+    """Value and gradient, with batch norm in shuffled groups too, along a run of MSVQ; and the same rows are pushed."""
     msvq = lab.method("msvq", norm=norm, **SHARED, **shared)
     ressl = lab.method("ressl", norm=norm, **SHARED, **shared)
     start = first_of(msvq.state_dict())
@@ -136,7 +136,9 @@ def test_with_equal_weak_views_msvqs_ablations_train_as_it_does(lab, norm: str, 
             teachers_statistics = key.startswith("teacher") and ("running" in key or "tracked" in key)
             if variant == "msv" and teachers_statistics:
                 continue  # of two passes a step; they play no part in training
-            torch.testing.assert_close(value, state[key], rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                value, state[key], rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+            )
 
 
 def test_one_embedding_for_everything_is_seen_as_collapse(lab) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,13 @@ from torch import Tensor, nn
 
 from scenewise.parts.batchnorm import group_batchnorm
 from scenewise.parts.heads import Encoder, mlp_head
-from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update, shuffle_order
+from scenewise.parts.momentum import (
+    cosine_momentum,
+    encode_shuffled,
+    momentum_copy,
+    momentum_update,
+    shuffle_order,
+)
 from scenewise.types import Progress
 
 
@@ -81,6 +89,26 @@ def test_momentum_zero_copies_and_one_freezes_exactly(momentum: float, like_onli
     assert all(torch.equal(new, old) for new, old in zip(teacher.parameters(), expected, strict=True))
 
 
+@settings(max_examples=40)
+@given(base=st.floats(0.0, 1.0), steps=st.integers(1, 10**5), share=st.floats(0.0, 1.0))
+def test_the_cosine_momentum_rises_from_the_base_to_one(base: float, steps: int, share: float) -> None:
+    step = min(steps - 1, round(share * steps))
+
+    def momentum(number: int) -> float:
+        return cosine_momentum(base, Progress(step=number, steps=steps, steps_per_epoch=10, seed=0))
+
+    assert momentum(0) == pytest.approx(base, abs=1e-12)
+    assert momentum(steps) == pytest.approx(1.0, abs=1e-12)
+    published = 1 - (1 - base) * (math.cos(math.pi * step / steps) + 1) / 2  # BYOL, section 3.3
+    assert momentum(step) == pytest.approx(published, abs=1e-12)
+    assert base - 1e-12 <= momentum(step) <= momentum(step + 1) + 1e-12 <= 1 + 2e-12
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.99), (25, 0.9914644661), (50, 0.995), (100, 1.0)])
+def test_the_cosine_momentum_at_four_points(step: int, expected: float) -> None:
+    assert cosine_momentum(0.99, at(step)) == pytest.approx(expected, abs=1e-9)
+
+
 @given(count=st.integers(1, 40), step=st.integers(0, 10**6), seed=st.integers(0, 2**40))
 @settings(max_examples=40)
 def test_the_order_is_a_permutation_that_belongs_to_seed_and_step(count: int, step: int, seed: int) -> None:
@@ -93,6 +121,22 @@ def test_the_order_is_a_permutation_that_belongs_to_seed_and_step(count: int, st
 def test_other_steps_and_seeds_shuffle_otherwise() -> None:
     orders = {tuple(shuffle_order(16, at(step, seed=seed)).tolist()) for step in range(8) for seed in range(4)}
     assert len(orders) == 32
+
+
+def test_the_passes_of_one_step_have_shuffles_of_their_own_and_the_first_is_the_usual_one() -> None:
+    orders = {(step, view): shuffle_order(16, at(step), view=view) for step in range(4) for view in range(4)}
+    assert len({tuple(order.tolist()) for order in orders.values()}) == 16
+    assert all(sorted(order.tolist()) == list(range(16)) for order in orders.values())
+    assert torch.equal(orders[2, 0], shuffle_order(16, at(2)))
+    grouped, batch = group_batchnorm(encoder(nn.BatchNorm2d(6)), 4), images(12)
+    usual, first, second = (
+        encode_shuffled(grouped, batch, at(3), **view)[1] for view in ({}, {"view": 0}, {"view": 1})
+    )
+    assert torch.equal(usual, first)
+    assert not torch.allclose(first, second, atol=1e-3), "others share the batch statistics"
+    plain = encoder(nn.GroupNorm(2, 6))
+    expected, found = plain(batch)[1], encode_shuffled(plain, batch, at(3), view=1)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

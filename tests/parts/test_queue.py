@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from torch import Tensor
 
 from scenewise.losses import info_nce
-from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size
+from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size, uniform_share
 
 WIDTHS = {"feature": 3, "projection": 2}
 
@@ -66,6 +67,19 @@ class QueueAgainstList(RuleBasedStateMachine):
     @rule()
     def push_exactly_its_size(self) -> None:
         self.push(self.queue.size)
+
+    @rule(count=st.integers(1, 12))
+    def look_ahead_then_push(self, count: int) -> None:
+        """What `after` says is what `read` says once the batch is pushed, and saying it changes nothing."""
+        numbers = list(range(self.pushed, self.pushed + count))
+        before = copy.deepcopy(self.queue.state_dict())
+        columns, valid = self.queue.after({name: marked(numbers, width) for name, width in WIDTHS.items()})
+        assert all(torch.equal(before[name], value) for name, value in self.queue.state_dict().items())
+        self.push(count)
+        snapshot = self.queue.read()
+        assert torch.equal(valid, snapshot.valid)
+        assert columns.keys() == snapshot.rows.keys()
+        assert all(torch.equal(column, snapshot.rows[name]) for name, column in columns.items())
 
     @rule()
     def look(self) -> None:
@@ -159,6 +173,46 @@ def test_the_global_generator_is_neither_used_nor_moved() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     assert torch.equal(Queue(8, WIDTHS, random_rows=True, seed=5).read().rows["feature"], first)
+
+
+@settings(max_examples=30)
+@given(size=st.integers(1, 9), past=st.integers(0, 20), count=st.integers(1, 12))
+def test_the_bank_after_the_push_holds_the_batch_and_the_newest_of_the_past(size: int, past: int, count: int) -> None:
+    queue = Queue(size, WIDTHS)
+    for number in range(past):
+        push(queue, [number], number)
+    joined = list(range(past, past + count))
+    columns, valid = queue.after({name: marked(joined, width) for name, width in WIDTHS.items()})
+    expected = list(range(past + count))[-size:]
+    assert int(valid.sum()) == len(expected)
+    for name, width in WIDTHS.items():
+        found = sorted(columns[name][valid].tolist())
+        torch.testing.assert_close(found, sorted((marked(expected, width) / 3.0).tolist()), rtol=1e-5, atol=1e-6)
+
+
+def test_looking_ahead_gives_float32_unit_rows_without_gradient() -> None:
+    queue = Queue(4, {"projection": 3})
+    rows = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    columns, valid = queue.after({"projection": (5 * rows).bfloat16()})
+    assert columns["projection"].dtype == torch.float32
+    assert not columns["projection"].requires_grad
+    torch.testing.assert_close(columns["projection"].norm(dim=1), valid.float())
+
+
+@settings(max_examples=40)
+@given(choices=st.integers(2, 10**6), share=st.floats(0.0, 3.0), as_tensor=st.booleans())
+def test_the_share_of_a_uniform_cross_entropy_is_in_units_of_the_logarithm(
+    choices: int, share: float, as_tensor: bool
+) -> None:
+    loss = torch.tensor(share * math.log(choices), requires_grad=True)
+    found = uniform_share(loss, torch.tensor(choices) if as_tensor else choices)
+    assert found.item() == pytest.approx(share, rel=1e-5, abs=1e-7)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("choices", [0, 1])
+def test_of_no_choice_at_all_the_share_is_finite(choices: int) -> None:
+    assert uniform_share(torch.tensor(0.0), torch.tensor(choices)).item() == 0.0
 
 
 @settings(max_examples=40)

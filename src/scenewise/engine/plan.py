@@ -128,6 +128,20 @@ def decide_optimiser(
     return decided, notes
 
 
+def slow_teachers(method_config: Any, *, steps: int) -> list[str]:
+    """Return what to say of teachers that hardly leave their random start within the run.
+
+    A teacher of momentum m remembers about 1 / (1 - m) steps; the papers' 0.999 is for hundreds of thousands of them.
+    """
+    momenta = {name: value for name, value in dataclasses.asdict(method_config).items() if name.endswith("momentum")}
+    return [
+        f"method.{name} {momentum:g} remembers about {1 / (1 - momentum):,.0f} steps and the run has {steps:,}: "
+        f"the teacher hardly leaves its random start; {max(0.9, 1 - 10 / steps):.3g} would"
+        for name, momentum in momenta.items()
+        if momentum < 1 and 0 < steps < 2 / (1 - momentum)
+    ]
+
+
 def part_of_process(config: RunConfig, *, world: int) -> int:
     """Return how many images a process computes at once; raises UserError when a batch cannot be dealt out evenly."""
     engine = config.engine
@@ -234,6 +248,7 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         # a backbone without batch norm (ViT) has nothing to group
         group_batchnorm(backbone, group)
         notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []
+    notes += slow_teachers(method_config, steps=schedule.steps)
     if schedule.dropped:
         notes.append(
             f"{schedule.dropped} of {len(source)} images are left out of each epoch (no full batch), others each time"

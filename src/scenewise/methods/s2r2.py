@@ -63,7 +63,13 @@ class S2R2(Method):
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
-        """Check that every image has a query and a positive."""
+        """Check that every image has a query and a positive, and that the relaxation can be computed."""
+        if config.small_views < 0:
+            raise UserError(f"method.small_views: {config.small_views} must be 0 or more")
+        if not config.temperature > 0:
+            raise UserError(f"method.temperature: {config.temperature} must be above 0 (0.05 is usual)")
+        if config.bins < 1:
+            raise UserError(f"method.bins: {config.bins} must be at least 1 (10 is usual)")
         total = config.views + config.small_views
         if config.views < 1 or total < 2:
             raise UserError(f"method.views: {config.views} is too few: ranking needs at least 2 views of an image")

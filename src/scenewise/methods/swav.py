@@ -84,8 +84,10 @@ class SwAV(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the number of prototypes and the queue's size."""
+        if config.small_crops < 0:
+            raise UserError(f"method.small_crops: {config.small_crops} must be 0 or more")
         size, notes = resolve_dictionary_size(config.dictionary_size, paper=3840, images=images, batch_size=batch_size)
-        if 0 < size <= batch_size:
+        if size and size <= batch_size:
             raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}, or 0")
         prototypes = min(3000, max(2, images // 10)) if config.prototypes is None else config.prototypes
         if prototypes < 2:

@@ -1,8 +1,8 @@
 """Recipes: published experiments as typed functions, one module per data set. The function's name is the recipe's.
 
 Each docstring has the command, the hardware, the time, the expected figure, the source, and where we depart from it.
-Times are estimates, not measurements: passes of the method x images x epochs on A100-class GPUs in bf16, at 3,600 passes
-a second of ResNet-50 at 224 px (10^13 multiply-adds a second for ResNet-18 on small images), where loading keeps up.
+Times are estimates, not measurements: passes of the method x images x epochs on A100-class GPUs in bf16, at 3,600
+passes a second of ResNet-50 at 224 px (10^13 multiply-adds a second of ResNet-18 on small images), if loading keeps up.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""Every method through the engine: it trains from its published settings, stops, goes on, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scenewise.engine.config import build
+from scenewise.engine.loop import Loop
+from scenewise.engine.plan import decide_optimiser, slow_teachers
+from scenewise.engine.run import Run, pretrain_run
+from scenewise.errors import UserError
+from scenewise.methods import method_class, method_names
+
+SMALL = {"hidden": 16, "width": 8}
+
+
+def sections(name: str, photos: Path) -> dict[str, Any]:
+    """Return a configuration of a method with its published optimiser and small heads."""
+    known = {field.name for field in dataclasses.fields(method_class(name).Config)}
+    return {
+        "data": {"source": str(photos), "size": 32},
+        "method": {"name": name, **{key: value for key, value in SMALL.items() if key in known}},
+        "backbone": {"name": "test_resnet"},
+        "engine": {
+            "epochs": 2, "batch_size": 8, "workers": 0, "threads": 1, "precision": "32", "device": "cpu",
+            "tensorboard": False, "checkpoint_steps": 3,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_it_trains_stops_and_goes_on_to_the_same_bytes(
+    name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(BaseException):
+        pass
+
+    real = Loop._step
+
+    def cut(self: Loop, *arguments: Any, **options: Any) -> dict[str, float]:
+        if self.state.step == 7:
+            raise PowerCut
+        return real(self, *arguments, **options)
+
+    config = build(sections(name, photos))
+    whole = pretrain_run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(Loop, "_step", cut)
+        pretrain_run(config, tmp_path / "cut")
+    resumed = pretrain_run(config, tmp_path / "cut", resume=True)
+    assert resumed.backbone.read_bytes() == whole.backbone.read_bytes()
+    first, second = ((run.folder / "metrics.jsonl").read_text().splitlines() for run in (whole, resumed))
+    assert [json.loads(line)["loss"] for line in first] == [json.loads(line)["loss"] for line in second]
+    settings = yaml.safe_load((whole.folder / "config.yaml").read_text())
+    published = method_class(name).training_defaults
+    assert settings["optimiser"]["name"] == published.optimiser
+    assert settings["optimiser"]["schedule"] == published.schedule
+    assert build(settings) == whole.config, "nothing is left open"
+
+
+def test_a_long_warm_up_is_cut_to_a_tenth_of_the_run_and_said(photos: Path) -> None:
+    config = build(sections("byol", photos)).optimiser
+    decided, notes = decide_optimiser(config, method_class("byol"), epochs=20)
+    assert decided.warmup_epochs == 2.0
+    assert notes == ["optimiser.warmup_epochs is 2 instead of the published 10: a tenth of 20 epochs"]
+    decided, notes = decide_optimiser(config, method_class("byol"), epochs=100)
+    assert (decided.warmup_epochs, notes) == (10.0, [])
+    asked = dataclasses.replace(config, warmup_epochs=7.0)
+    assert decide_optimiser(asked, method_class("byol"), epochs=20)[0].warmup_epochs == 7.0
+
+
+def test_a_teacher_that_outlives_the_run_is_said() -> None:
+    config = method_class("msvq").Config()
+    assert slow_teachers(config, steps=100_000) == []
+    notes = slow_teachers(config, steps=400)
+    assert len(notes) == 1
+    assert notes[0].startswith("method.momentum 0.996 remembers about 250 steps and the run has 400")
+    assert len(slow_teachers(config, steps=100)) == 2
+    assert slow_teachers(method_class("simclr").Config(), steps=1) == []
+
+
+def test_other_colours_are_subtracted_where_asked_and_kept_in_the_weights(
+    train: Callable[..., Run], tmp_path: Path
+) -> None:
+    mean, std = [0.49, 0.48, 0.45], [0.2, 0.2, 0.25]
+    run = train(tmp_path / "run", data={"mean": mean, "std": std}, engine={"epochs": 1})
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["data"]["mean"] == mean
+    from safetensors import safe_open
+
+    with safe_open(run.backbone, "pt") as opened:
+        assert json.loads(opened.metadata()["std"]) == std
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("s2r2", {"views": 1}, r"method\.views: 1 is too few"),
+        ("s2r2", {"query_views": 5}, r"method\.query_views: 5 must be between 1 and the 4 views"),
+        ("swav", {"prototypes": 1}, r"method\.prototypes: 1 must be at least 2"),
+        ("swav", {"dictionary_size": 8}, r"method\.dictionary_size: 8 must be larger than the batch size 8, or 0"),
+        ("msvq", {"dictionary_size": 4}, r"method\.dictionary_size: 4 must be larger than the batch size 8"),
+        ("msf", {"k": 100}, r"method\.k: 100 must be between 1 and the bank's 16 rows"),
+        ("densecl", {"weight": 2.0}, r"method\.weight: 2\.0 must be 0 to 1"),
+        ("ressl", {"weak": "wek"}, r"augmentation: unknown name 'wek'. Did you mean 'weak'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(
+    name: str, setting: dict[str, Any], message: str, photos: Path, tmp_path: Path
+) -> None:
+    tree = sections(name, photos)
+    with pytest.raises(UserError, match=message):
+        pretrain_run(build(tree | {"method": tree["method"] | setting}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
