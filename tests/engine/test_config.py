@@ -116,7 +116,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         )
     )
     defaults = build(LEAST)
-    assert config.optimiser.schedule == defaults.optimiser.schedule  # defaults
+    assert config.data.max_skipped == defaults.data.max_skipped  # defaults
     assert config.method_config.dictionary_size == 4096  # < recipe
     assert (config.method_config.k, config.seed, config.engine.batch_size) == (7, 7, 64)  # < file
     assert config.engine.epochs == 9  # < flags

@@ -1,4 +1,4 @@
-"""Every method through the engine: it trains from its published settings, stops, goes on, and ends with the same bytes."""
+"""Every method through the engine: it trains as published, stops, goes on, and ends with the same bytes."""
 
 from __future__ import annotations
 

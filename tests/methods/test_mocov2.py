@@ -118,3 +118,23 @@ def test_shuffling_matters_for_batch_statistics_only(lab) -> None:
 def test_a_method_of_this_name_is_this_class() -> None:
     assert method_class("mocov2") is MoCoV2
     assert isinstance(MoCoV2(MoCoV2.Config(dictionary_size=4), nn.Linear(2, 2), 2).queue, Queue)
+
+
+def test_the_symmetric_loss_is_the_sum_of_both_directions_on_the_same_old_queue(lab) -> None:
+    both = lab.trained("mocov2", symmetric=True, images=3000)
+    forwards, backwards = (lab.method("mocov2", images=3000) for _ in range(2))
+    for one in (forwards, backwards):
+        one.load_state_dict(both.state_dict())
+    batch = lab.batch(both, 3)
+    swapped = dataclasses.replace(batch, views={"query": batch.views["key"], "key": batch.views["query"]})
+    expected = [one.step(given, lab.progress(3)).loss for one, given in ((forwards, batch), (backwards, swapped))]
+    torch.testing.assert_close(both.step(batch, lab.progress(3)).loss, expected[0] + expected[1])
+    queue = both.queue.read()
+    assert (queue.step == 3).sum() == 2 * len(batch.index)
+    keys = forwards.queue.read().rows["projection"][forwards.queue.read().step == 3]
+    assert torch.equal(queue.rows["projection"][queue.step == 3][: len(keys)], keys)
+
+
+def test_a_linear_head_is_one_layer(lab) -> None:
+    method = lab.method("mocov2", head="linear", width=5)
+    assert [tuple(value.shape) for value in method.encoder.head.parameters()] == [(5, 16), (5,)]

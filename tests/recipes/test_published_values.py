@@ -42,7 +42,7 @@ TRAINING: dict[str, tuple[Any, ...]] = {
     "s2r2-coco": ("sgd", 0.06, 1e-4, False, 10, "step", 128, 100),
     "s2r2-stl10": ("adam", 3e-4, 1e-6, False, 10, "step", 128, 100),
     "simclr-cifar10": ("lars", 2.0, 1e-4, True, 10, "step", 512, 1000),
-    "mocov2-cifar10": ("sgd", 0.06, 5e-4, False, 0, "epoch", 512, 200),
+    **{f"mocov2-cifar10{form}": ("sgd", 0.06, 5e-4, False, 0, "epoch", 512, 200) for form in ("", "-symmetric")},
     # the sum of two directions at half the rate and twice the decay is their mean at 0.06 and 5e-4
     **{f"byol-{data}": ("sgd", 0.03, 1e-3, False, 5, "step", 256, 200) for data in ("cifar10", "cifar100")},
     "byol-tinyimagenet": ("sgd", 0.03, 1e-3, False, 5, "step", 256, 200),

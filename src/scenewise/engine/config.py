@@ -150,8 +150,17 @@ _LIMITS: Mapping[str, tuple[typing.Callable[[Any], bool], str]] = {
     "method.term_temperature": (lambda value: value > 0, "more than 0"),
     "method.momentum": (lambda value: 0 <= value <= 1, "0 to 1"),
     "method.width": (lambda value: value >= 1, "at least 1"),
-    "method.dictionary_size": (lambda value: value >= 1, "at least 1"),
+    "method.dictionary_size": (lambda value: value >= 0, "0 or more"),
     "method.k": (lambda value: value >= 0, "0 or more"),
+    "method.epsilon": (lambda value: value > 0, "more than 0"),
+    "method.iterations": (lambda value: value >= 1, "at least 1"),
+    "method.hidden": (lambda value: value >= 1, "at least 1"),
+    "method.freeze_epochs": (lambda value: value >= 0, "0 or more"),
+    "method.queue_epochs": (lambda value: value >= 0, "0 or more"),
+    "method.second_momentum": (lambda value: 0 <= value <= 1, "0 to 1"),
+    "method.teacher_temperature": (lambda value: value > 0, "more than 0"),
+    "method.bins": (lambda value: value >= 1, "at least 1"),
+    "method.small_views": (lambda value: value >= 0, "0 or more"),
     "method.warmup": (lambda value: value >= 0, "0 or more"),
 }
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
@@ -23,7 +24,7 @@ from scenewise.losses import info_nce
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
-from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
+from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -55,12 +56,16 @@ class MoCoV2(Method):
         mask_own_image: bool = False  # leave the query's own image's older crops out of its negatives
         augmentation: str = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass (MoCo 3.3)
+        head: Literal["mlp", "linear"] = "mlp"  # "linear": MoCo v1's and the CIFAR notebook's
+        symmetric: bool = False  # both views as queries, at twice the cost (an option of the CIFAR notebook)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
         assert config.dictionary_size is not None, "resolve() decides the dictionary's size"
         self.config = config
-        self.encoder = Encoder(backbone, mlp_head(features, features, config.width))
+        linear = config.head == "linear"
+        head = nn.Linear(features, config.width) if linear else mlp_head(features, features, config.width)
+        self.encoder = Encoder(backbone, head)
         self.teacher = momentum_copy(self.encoder)
         self.queue = Queue(
             config.dictionary_size,
@@ -84,8 +89,8 @@ class MoCoV2(Method):
 
     @classmethod
     def passes(cls, config: Config) -> float:
-        """Forward and backward of the query, forward of the key."""
-        return 4.0
+        """Forward and backward of the query, forward of the key; twice when symmetric."""
+        return 8.0 if config.symmetric else 4.0
 
     @property
     def backbone(self) -> nn.Module:
@@ -93,33 +98,45 @@ class MoCoV2(Method):
         return self.encoder.backbone
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
-        """InfoNCE of the queries against their keys and the queue as it was (MoCo Eq. 1)."""
+        """InfoNCE of the queries against their keys and the queue as it was (MoCo Eq. 1).
+
+        Symmetric: the sum of both directions on the same old queue, both views' keys pushed (the CIFAR notebook).
+        """
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
-        query_features, query_projection = self.encoder(query)  # (B, G), (B, D)
-        _, all_projections = encode_shuffled(self.teacher, key, progress, shuffle=self.config.shuffle)  # (world * B, D)
         dictionary = self.queue.read()
         usable = dictionary.usable(batch.index, mask_own=self.config.mask_own_image)
-        contrast = info_nce(
-            query_projection,
-            local_slice(all_projections),
-            dictionary.rows["projection"],
-            temperature=self.config.temperature,
-            valid=usable,
-        )
+        query_features, query_projection = self.encoder(query)  # (B, G), (B, D)
+        all_keys = self._keys(key, progress, view=0)  # (world * B, D)
+        contrast = self._contrast(query_projection, all_keys, dictionary, usable)
+        pushed, boxes = [all_keys], [gather(batch.boxes["key"][0])]
+        if self.config.symmetric:
+            swapped = self._keys(query, progress, view=1)
+            contrast = contrast + self._contrast(self.encoder(key)[1], swapped, dictionary, usable)
+            pushed.append(swapped)
+            boxes.append(gather(batch.boxes["query"][0]))
         self.queue.push(
-            {"projection": all_projections},
-            image=gather(batch.index),
-            box=gather(batch.boxes["key"][0]),
+            {"projection": torch.cat(pushed)},
+            image=gather(batch.index).repeat(len(pushed)),
+            box=torch.cat(boxes),
             step=progress.step,
         )
         return StepOutput(
             loss=contrast,
             terms={"contrast": contrast},
             embeddings=query_projection,
-            targets=local_slice(all_projections),
+            targets=local_slice(all_keys),
             features=query_features,
             metrics=dictionary_figures(dictionary, progress.step),
         )
+
+    def _keys(self, images: Tensor, progress: Progress, *, view: int) -> Tensor:
+        """Return the teacher's projections of the joined batch (world * B, D)."""
+        return encode_shuffled(self.teacher, images, progress, shuffle=self.config.shuffle, view=view)[1]
+
+    def _contrast(self, query: Tensor, all_keys: Tensor, dictionary: Snapshot, usable: Tensor) -> Tensor:
+        """Return InfoNCE of one direction."""
+        rows, temperature = dictionary.rows["projection"], self.config.temperature
+        return info_nce(query, local_slice(all_keys), rows, temperature=temperature, valid=usable)
 
     def after_update(self, progress: Progress) -> None:
         """Move the teacher (MoCo Eq. 2)."""
