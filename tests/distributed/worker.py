@@ -24,7 +24,7 @@ from scenewise.views.slots import scale_slots
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests run this file by its path
 
-from joined import every_loss, own_rows_only  # noqa: E402
+from joined import every_loss, own_rows_only
 
 JOINED, SIZE, GROUP, STEPS = 24, 16, 4, 4  # 24 images: whole groups of 4 on each of 1, 2 or 3 ranks
 

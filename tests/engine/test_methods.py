@@ -118,3 +118,10 @@ def test_what_cannot_work_is_refused_before_any_work(
     with pytest.raises(UserError, match=message):
         pretrain_run(build(tree | {"method": tree["method"] | setting}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_method_of_feature_maps_refuses_a_vit_before_any_work(photos: Path, tmp_path: Path) -> None:
+    tree = sections("densecl", photos) | {"backbone": {"name": "test_vit"}}
+    with pytest.raises(UserError, match="backbone: 'test_vit' has no convolutional feature map"):
+        pretrain_run(build(tree), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

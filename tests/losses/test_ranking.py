@@ -1,4 +1,4 @@
-"""The ranking losses against slow loops written from the definitions, their gradients, and what must not change them."""
+"""The ranking losses against slow loops from the definitions, their gradients, and what must not change them."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_the_chunk_does_not_matter(relaxation, dtype, monkeypatch):
     results = []
     for chunk in (1, 500, 2**21):
         monkeypatch.setattr("scenewise.losses.ranking.CHUNK", chunk)
-        leaf = embeddings.to(dtype).requires_grad_()
+        leaf = embeddings.to(dtype, copy=True).requires_grad_()
         ranked = rank_views(leaf, ids, relaxation=relaxation)
         ranked.loss.backward()
         results.append(
@@ -336,9 +336,8 @@ def test_layout_does_not_matter_and_inputs_stay(relaxation):
     loss = ranking_loss(embeddings, ids, relaxation=relaxation, queries=rows)
     strided = embeddings.T.contiguous().T
     assert not strided.is_contiguous()
-    assert torch.equal(
-        ranking_loss(strided, torch.stack([ids, ids], 1)[:, 0], relaxation=relaxation, queries=rows), loss
-    )
+    other = ranking_loss(strided, torch.stack([ids, ids], dim=1)[:, 0], relaxation=relaxation, queries=rows)
+    torch.testing.assert_close(other, loss, rtol=0, atol=1e-12)
     assert torch.equal(embeddings, kept) and torch.equal(rows, torch.arange(0, 15, 2))
 
 
@@ -355,8 +354,11 @@ def test_one_image_has_nothing_to_rank(relaxation):
 def test_saturated_counts_the_queries_without_a_gradient_left():
     angles = torch.tensor([0.0, 0.01, 2.0, 2.01, 4.0, 4.8], dtype=torch.float64)  # the last pair is not close
     embeddings, ids = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([0, 0, 1, 1, 2, 2])
-    ranked = rank_views(embeddings, ids, temperature=0.1)
-    assert ranked.exact.item() == 1 and ranked.saturated.item() == pytest.approx(4 / 6)
+    how = {"relaxation": "smooth", "temperature": 0.1}
+    below = [slow_loss(embeddings, ids, how, [query]) < 1e-3 for query in range(len(ids))]
+    ranked = rank_views(embeddings, ids, **how)
+    assert 0 < sum(below) < len(below)
+    assert ranked.exact.item() == 1 and ranked.saturated.item() == pytest.approx(np.mean(below))
     assert rank_views(embeddings, ids, temperature=0.01).saturated.item() == 1
     assert rank_views(embeddings, ids, temperature=10.0).saturated.item() == 0
 
@@ -378,9 +380,9 @@ def test_only_the_loss_has_a_gradient_and_only_its_own_size_is_kept():
 
 def test_a_second_derivative_is_refused():
     embeddings, ids = grouped(16)
-    (gradient,) = torch.autograd.grad(ranking_loss(embeddings.requires_grad_(), ids), embeddings, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    loss = ranking_loss(embeddings.requires_grad_(), ids)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, embeddings, create_graph=True)
 
 
 @pytest.mark.parametrize(
@@ -421,12 +423,15 @@ def test_following_the_gradient_raises_the_exact_precision():
 
 
 PROBE = """
-import resource, sys, torch
+import pathlib, resource, sys, torch
 from scenewise.losses import rank_views
 
 torch.set_num_threads(1)
 
 def peak():
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # getrusage would include the process that started this one
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 def step(images, relaxation):
@@ -465,6 +470,7 @@ for relaxation in ("smooth", "hist"):
 """
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same():
     # In a process of its own: the annotations that the tests check are no graph.
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)

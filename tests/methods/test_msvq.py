@@ -231,7 +231,7 @@ def test_every_weak_view_has_a_shuffle_of_its_own_and_comes_back_in_order(lab) -
 def split_batch_norm(
     images: np.ndarray, layer: nn.BatchNorm2d, *, splits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return output, running mean and variance of MSVQ's (MoCo's) split batch norm: sample n is in group n mod splits."""
+    """Return output, running mean and variance of MSVQ's split batch norm: sample n is in group n mod splits."""
     weight, bias, mean, variance = (
         tensor.detach().numpy() for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     )

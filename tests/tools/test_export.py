@@ -33,6 +33,8 @@ CASES = [
     ("resnet18", "imagenet", "batch", "timm", ".pth"),
     ("resnet18", "cifar", "batch", "timm", ".safetensors"),
     ("resnet18", "imagenet", "group", "timm", ".pth"),
+    ("resnet18", "cifar-pool", "batch", "timm", ".pth"),
+    ("resnet18", "cifar-pool", "batch", "torchvision", ".safetensors"),
     ("vit_tiny_patch16_224", "imagenet", "batch", "timm", ".safetensors"),
     ("convnext_atto", "imagenet", "batch", "timm", ".pth"),
     ("resnet18", "imagenet", "batch", "torchvision", ".pth"),

@@ -53,8 +53,8 @@ class Backbone(nn.Module):
         self.stem = stem
         self.norm = norm
         self.weights = weights
-        self.width = int(model.head_hidden_size)  # type: ignore[arg-type,assignment]
-        self._channels = int(model.num_features)  # type: ignore[arg-type,assignment]
+        self.width = int(model.head_hidden_size)  # type: ignore[arg-type]
+        self._channels = int(model.num_features)  # type: ignore[arg-type]
         self._patch = tuple(model.patch_embed.patch_size) if isinstance(model, VisionTransformer) else None
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:

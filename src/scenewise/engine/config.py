@@ -45,7 +45,8 @@ class BackboneConfig:
 
     # as timm names it; None: resnet50 (all five papers use it), or the architecture of `init`; so are stem and norm
     name: str | None = None
-    stem: str | None = None  # imagenet, or cifar: 3x3, no max pooling (MoCo's CIFAR notebook)
+    # imagenet; cifar: 3x3, no max pooling (MoCo's CIFAR notebook); cifar-pool: 3x3 with it (MSVQ on 64-pixel images)
+    stem: str | None = None
     norm: str | None = None  # batch, or group
     # images that share batch statistics in the queue methods; None: 32 (MoCo: 256 images on 8 GPUs)
     batchnorm_group: int | None = None

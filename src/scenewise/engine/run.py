@@ -184,6 +184,9 @@ def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
     backbone, _ = make_backbone(config, fresh=fresh)
     slots = scale_slots(method_class(config.method).slots(config.method_config), config.data.size)
     backbone.check_size(*(slot.size for slot in slots.values()))
+    if method_class(config.method).needs_feature_map:
+        with torch.no_grad():
+            backbone.eval().feature_map(torch.zeros(1, 3, config.data.size, config.data.size))
 
 
 def _check_batch(config: RunConfig) -> None:

@@ -84,6 +84,7 @@ def rank_views(
     Raises UserError where a query's image has no second view, for an unknown relaxation, a temperature that is not
     positive, fewer than one bin and no query at all.
     """
+    assert len(ids) == len(embeddings), "one number for every row"
     relax = _relaxation(relaxation, temperature=temperature, bins=bins)
     chosen = torch.arange(len(ids), device=ids.device) if queries is None else queries
     loss, exact, saturated = _Ranked.apply(unit(embeddings), _group(ids, chosen), relax, len(chosen))
@@ -96,6 +97,7 @@ def ranking_average_precision(embeddings: Float[Tensor, "views dim"], ids: Int[T
 
     embeddings (M, D) and ids (M,) as in `rank_views`. Raises UserError where an image has no second view.
     """
+    assert len(ids) == len(embeddings), "one number for every row"
     units = unit(embeddings)
     missed = units.new_zeros((), dtype=torch.float64)
     for _, _, positive, negative in _scores(units, _group(ids, torch.arange(len(ids), device=ids.device))):
@@ -128,10 +130,11 @@ class _Ranked(torch.autograd.Function):
         return loss.clone(), exact, saturated
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor, *_: Tensor
     ) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():  # only under create_graph; once_differentiable would let a wrong one through
+            raise RuntimeError("the ranking loss has no second derivative: create_graph=True cannot be used")
         (slope,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return gradient * slope, None, None, None
 

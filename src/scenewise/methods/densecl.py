@@ -62,6 +62,7 @@ class DenseCL(Method):
     title = "DenseCL: MoCo v2 on whole views and on matching cells of their feature maps (softmax)"
     paper = "arXiv 2011.09157"
     batch_statistics = "groups"
+    needs_feature_map = True
     training_defaults = Training(
         optimiser="sgd",
         lr=0.03,

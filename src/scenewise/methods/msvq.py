@@ -6,8 +6,8 @@ Slots: one strong view (student), three weak views (two for teacher 1, one for t
 queues.
 Departures: the queues start empty and only written rows count (`queue_start: random` is the authors' way); the teachers
 move after the optimiser step instead of before the next pass (the same sequence); batch-norm groups are runs of the
-(randomly ordered) batch, the authors' are strided; the queue is a true ring, theirs loses the end of a batch that meets
-the wrap-around.
+(randomly ordered) batch, the authors' are strided; a replaced stem starts as the other convolutions do (theirs: torch's
+default); the queue is a true ring, theirs loses the end of a batch that meets the wrap-around.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _loading(backbone: Backbone, *, format: str, out: Path) -> list[str]:  # noq
         "model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)  # made for small images",
         "model.maxpool = torch.nn.Identity()",
     ]
-    edits = edits if backbone.stem == "cifar" else []
+    edits = {"imagenet": [], "cifar-pool": edits[:1], "cifar": edits}[backbone.stem]
     if format == "torchvision":
         norm = f"norm_layer=lambda width: torch.nn.GroupNorm({GROUPS}, width)" if backbone.norm == "group" else ""
         lines = [f"model = torchvision.models.{_architecture(backbone)}({norm})", "model.fc = torch.nn.Identity()"]
