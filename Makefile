@@ -28,6 +28,7 @@ check: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/ranking.py
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/check_links.py
