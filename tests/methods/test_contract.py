@@ -16,8 +16,12 @@ from scenewise.errors import UserError
 from scenewise.methods import Method, method_class, method_names
 from scenewise.parts.batchnorm import group_batchnorm
 from scenewise.parts.queue import Queue
+from scenewise.sources import open_source
 from scenewise.types import Batch
-from scenewise.views.slots import REFERENCE_SIZE
+from scenewise.views.collate import collate, normalise
+from scenewise.views.pipeline import make_views
+from scenewise.views.regions import POLICIES, policy
+from scenewise.views.slots import REFERENCE_SIZE, scale_slots
 
 pytestmark = pytest.mark.parametrize("name", method_names())
 
@@ -255,6 +259,40 @@ def test_the_backbone_is_the_online_one(lab, name: str) -> None:
     parameters = list(method.backbone.parameters())
     assert parameters
     assert all(parameter.requires_grad for parameter in parameters)
+
+
+@pytest.mark.parametrize("crops", POLICIES)
+def test_every_region_policy_fills_its_slots(lab, name: str, crops: str) -> None:
+    """From generated scenes to a loss: regions, decoding, views, step."""
+    method, source = lab.method(name), open_source("synthetic:8")
+    slots = scale_slots(method.slots(method.config), 32)
+    samples = [
+        (index, *make_views(source[index], policy=policy(crops), slots=slots, seed=0, epoch=0)) for index in range(8)
+    ]
+    batch = collate(samples)
+    for slot, wanted in slots.items():
+        assert batch.views[slot].shape == (wanted.count, 8, 3, wanted.size, wanted.size)
+        assert batch.boxes[slot].shape == (wanted.count, 8, 4)
+    pixels = {slot: normalise(views) for slot, views in batch.views.items()}
+    output = method.step(dataclasses.replace(batch, views=pixels), lab.progress(0))
+    output.loss.backward()
+    assert output.loss.isfinite()
+
+
+def test_a_batch_that_lacks_views_is_refused_by_name(lab, name: str) -> None:
+    method = lab.method(name)
+    batch = lab.batch(method, 0)
+    for slot, views in batch.views.items():
+        fewer = {**batch.views, slot: views[: len(views) - 1]}
+        if name == "s2r2" and len(views) > 2:
+            fewer[slot] = views[:1]  # it ranks any number of views from two on, and names the image that has one
+        with pytest.raises(UserError, match=slot if name != "s2r2" else "image 0"):
+            method.step(dataclasses.replace(batch, views=fewer), lab.progress(0))
+
+
+def test_labels_cannot_influence_a_step(name: str) -> None:
+    """A batch has none: what a source knows of its images stays behind."""
+    assert {field.name for field in dataclasses.fields(Batch)} == {"index", "views", "boxes", "skipped"}
 
 
 def test_memory_format_does_not_matter(lab, name: str) -> None:

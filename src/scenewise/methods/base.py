@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from scenewise.errors import UserError
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -70,6 +71,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Return the loss of one batch of normalised views; read queues, then push into them."""
+
+    def check_views(self, batch: Batch) -> None:
+        """Raise UserError where a batch lacks views that `slots` asks for: two of a method that needs four, ..."""
+        for slot, wanted in self.slots(self.config).items():
+            given = len(batch.views[slot]) if slot in batch.views else 0
+            if given < wanted.count:
+                raise UserError(
+                    f"{type(self).__name__} needs {wanted.count} views of each image in the slot {slot!r}; "
+                    f"this batch has {given}"
+                )
 
     @abstractmethod
     def after_update(self, progress: Progress) -> None:

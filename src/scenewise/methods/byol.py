@@ -81,6 +81,7 @@ class BYOL(Method):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Both directions, summed (Eq. 2 and the symmetric loss below it); each view has its own batch statistics."""
+        self.check_views(batch)
         first, second = batch.views["first"][0], batch.views["second"][0]  # (B, 3, S, S)
         features, first_prediction = self._predict(first)  # (B, G), (B, D)
         _, second_prediction = self._predict(second)

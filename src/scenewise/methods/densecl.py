@@ -132,6 +132,7 @@ class DenseCL(Method):
         A cell's positive is the key cell whose backbone feature is the most similar; its negatives are averaged dense
         keys of past photos.
         """
+        self.check_views(batch)
         config = self.config
         features, projection, cells, grid = self.encoder(batch.views["query"][0])
         joined = encode_shuffled(self.teacher, batch.views["key"][0], progress, shuffle=config.shuffle)

@@ -117,6 +117,7 @@ class MLS(Method):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """InfoNCE plus `weight` times the multi-label term, on one snapshot of the dictionaries (Eq. 1, 7-10)."""
+        self.check_views(batch)
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
         query_features, query_projection = self.encoder(query)  # (B, G), (B, D)
         joined = encode_shuffled(self.teacher, key, progress, shuffle=self.config.shuffle)

@@ -102,6 +102,7 @@ class MoCoV2(Method):
 
         Symmetric: the sum of both directions on the same old queue, both views' keys pushed (the CIFAR notebook).
         """
+        self.check_views(batch)
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
         dictionary = self.queue.read()
         usable = dictionary.usable(batch.index, mask_own=self.config.mask_own_image)

@@ -106,6 +106,7 @@ class MSF(Method):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Distance of each prediction to its target's neighbours (Eq. 1); both directions see the same old bank."""
+        self.check_views(batch)
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
         features, prediction = self._predict(query)  # (B, G), (B, D)
         all_targets = self._target(key)  # (world * B, D)

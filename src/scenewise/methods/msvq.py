@@ -129,6 +129,7 @@ class MSVQ(Method):
 
         Of teacher 1's two views only the first is enqueued (the authors' code).
         """
+        self.check_views(batch)
         config, weak, teacher_of = self.config, batch.views["weak"], self.labels(self.config)
         features, projection = self.encoder(batch.views["strong"][0])  # (B, G), (B, D)
         all_keys = [

@@ -104,6 +104,7 @@ class ReSSL(Method):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Cross-entropy of the two distributions over the queue as it was (Eq. 2 to 4), then push the weak keys."""
+        self.check_views(batch)
         config = self.config
         features, projection = self.encoder(batch.views["strong"][0])  # (B, G), (B, D)
         _, all_keys = encode_shuffled(self.teacher, batch.views["weak"][0], progress, shuffle=config.shuffle)

@@ -79,6 +79,7 @@ class SimCLR(Method):
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """NT-Xent over both views of the joined batch (Eq. 1, algorithm 1); both go through the encoder together."""
+        self.check_views(batch)
         views = torch.cat([batch.views["first"][0], batch.views["second"][0]])  # (2B, 3, S, S)
         features, projections = self.encoder(views)  # (2B, G), (2B, D)
         first, second = projections.chunk(2)  # (B, D)

@@ -125,6 +125,7 @@ class SwAV(Method):
 
         Crops of one size go through the backbone together, all crops through the head together (the authors' code).
         """
+        self.check_views(batch)
         config, count = self.config, len(batch.index)
         views = [batch.views[name] for name in self.slots(config)]  # large, small
         features = [self.backbone(crops.flatten(0, 1)) for crops in views]  # (V * B, G) each size
