@@ -297,9 +297,27 @@ def main() -> None:
     """Run the command line and exit with its status."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        sys.exit(run(sys.argv[1:]))
+        status = run(sys.argv[1:])
     except Terminated:  # while an error was told
-        sys.exit(128 + signal.SIGTERM)
+        status = 128 + signal.SIGTERM
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave_others(status)
+    sys.exit(status)
+
+
+def _leave_others(status: int) -> None:
+    """Take leave of torchrun's other processes, however the run has ended, so that the status is what is seen of it.
+
+    A thread of the process group that outlives Python's end can abort the process (PyTorch's issue 190489). And torchrun
+    ends the rest when the first process is gone: those that are leaving already need not be told.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # after a fault the others may be waiting for something that does not come; without the engine none were met
+    if status != 1 and "scenewise.engine.processes" in sys.modules:
+        from scenewise.engine.processes import leave
+
+        leave()
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

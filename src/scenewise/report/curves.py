@@ -60,10 +60,18 @@ PANELS: Mapping[str, tuple[str, str]] = {
     "queue/age_steps": ("Dictionary: mean age of a row", "age (steps)"),
     "labels/new_share": ("Pseudo-labels that are new: less is steadier", "pseudo-labels (%)"),
     "labels/own_image_share": ("Pseudo-labels from the query's own image", "pseudo-labels (%)"),
+    "ranking/exact_ap": ("Ranking: exact average precision of the batch's views", "average precision"),
+    "ranking/saturated_share": ("Ranking: queries that are ranked perfectly", "queries (%)"),
+    "relation/kl": ("Soft labels: divergence of the student from its teachers", "divergence (nats)"),
+    "relation/uniform_share": ("Soft labels: at 100 % the student tells no rows apart", "loss of ln(rows) (%)"),
+    "codes/uniform_share": ("Assignments: stuck at 100 % is a collapse", "loss of ln(prototypes) (%)"),
     "data_wait": ("Waiting for data: time the model stood still", "time (%)"),
     "images_per_second": ("Speed", "images per second"),
 }
-SHARES = {"health/effective_rank_share", "queue/fill", "labels/new_share", "labels/own_image_share", "data_wait"}
+SHARES = {
+    "health/effective_rank_share", "queue/fill", "labels/new_share", "labels/own_image_share",
+    "ranking/saturated_share", "relation/uniform_share", "codes/uniform_share", "data_wait",
+}  # fmt: skip
 
 
 def panels(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Panel]:
