@@ -306,10 +306,10 @@ def main() -> None:
 
 
 def _leave_others(status: int) -> None:
-    """Take leave of torchrun's other processes, however the run has ended, so that the status is what is seen of it.
+    """Take leave of torchrun's other processes, so that the status is what is seen of a run, however it has ended.
 
-    A thread of the process group that outlives Python's end can abort the process (PyTorch's issue 190489). And torchrun
-    ends the rest when the first process is gone: those that are leaving already need not be told.
+    A thread of the process group that outlives Python's end can abort the process (PyTorch's issue 190489). And
+    torchrun ends the rest when the first process is gone: those that are leaving already need not be told.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

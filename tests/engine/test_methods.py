@@ -13,10 +13,11 @@ import yaml
 
 from scenewise.engine.config import build
 from scenewise.engine.loop import Loop
-from scenewise.engine.plan import decide_optimiser, slow_teachers
+from scenewise.engine.plan import decide_optimiser, make_plan, slow_teachers
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import UserError
 from scenewise.methods import method_class, method_names
+from scenewise.sources import open_source
 
 SMALL = {"hidden": 16, "width": 8}
 
@@ -118,6 +119,33 @@ def test_what_cannot_work_is_refused_before_any_work(
     with pytest.raises(UserError, match=message):
         pretrain_run(build(tree | {"method": tree["method"] | setting}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_method_of_feature_maps_refuses_one_that_is_widened_after_pooling(photos: Path, tmp_path: Path) -> None:
+    tree = sections("densecl", photos) | {"backbone": {"name": "mobilenetv3_small_050"}}
+    with pytest.raises(UserError, match=r"backbone\.name: 'mobilenetv3_small_050' has a feature map of 288 channels"):
+        pretrain_run(build(tree), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "norm"), [("simclr", "batch"), ("mocov2", "group")])
+def test_a_group_of_images_that_nothing_uses_is_said(name: str, norm: str, photos: Path) -> None:
+    tree = sections(name, photos)
+    backbone = {"name": "resnet18", "norm": norm, "batchnorm_group": 4}
+    notes = make_plan(build(tree | {"backbone": backbone}), open_source(str(photos))).notes
+    assert any(note.startswith("backbone.batchnorm_group 4 has no effect") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulate", "said"), [("simclr", 2, True), ("simclr", 1, False), ("msvq", 2, False)]
+)
+def test_that_parts_of_a_batch_do_not_see_one_another_is_said(
+    name: str, accumulate: int, said: bool, photos: Path
+) -> None:
+    tree = sections(name, photos)
+    engine = tree["engine"] | {"accumulate": accumulate}
+    notes = make_plan(build(tree | {"engine": engine}), open_source(str(photos))).notes
+    assert any("simclr compares and normalises the images of a part, 4 of 8" in note for note in notes) == said
 
 
 def test_a_method_of_feature_maps_refuses_a_vit_before_any_work(photos: Path, tmp_path: Path) -> None:

@@ -199,6 +199,24 @@ def test_bf16_autocast_works_and_stays_near_float32(lab, name: str) -> None:
     assert all(value.dtype != torch.bfloat16 for value in half.state_dict().values())
 
 
+def test_what_is_gathered_with_gradient_is_in_float32(lab, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients that come back are summed over the processes, in the type that went out."""
+    module = importlib.import_module(f"scenewise.methods.{name}")
+    if "gather_with_gradient" not in vars(module):
+        pytest.skip("compares no images of the batch")
+    types: list[torch.dtype] = []
+
+    def spy(tensor: Tensor) -> Tensor:
+        types.append(tensor.dtype)
+        return tensor
+
+    method = lab.trained(name)
+    monkeypatch.setattr(module, "gather_with_gradient", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.step(lab.batch(method, 3), lab.progress(3))
+    assert set(types) == {torch.float32}
+
+
 def test_the_teacher_moves_in_after_update_and_nothing_else_does(lab, name: str) -> None:
     method = lab.trained(name)
     if not frozen(method):

@@ -171,7 +171,7 @@ def test_the_defaults_are_the_authors_and_the_weak_target_is_a_name_away() -> No
     config, notes = MSF.resolve(MSF.Config(), images=1_281_167, batch_size=256)
     assert notes == []
     assert (config.momentum, config.k, config.dictionary_size) == (0.99, 5, 128_000)
-    assert (config.search, config.symmetric, config.hidden, config.width) == ("joined", False, 4096, 512)
+    assert (config.search, config.symmetric, config.hidden, config.width) == ("joined", False, None, None)
     slots = MSF.slots(MSF.Config(key="weak"))
     assert {name: slot.augmentation for name, slot in slots.items()} == {"query": "moco", "key": "weak"}
 

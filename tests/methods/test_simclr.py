@@ -83,7 +83,7 @@ def test_one_image_alone_has_no_negatives_and_a_loss_of_zero(lab) -> None:
 
 def test_the_papers_settings_are_the_defaults() -> None:
     config = SimCLR.Config()
-    assert (config.temperature, config.hidden, config.width) == (0.1, 2048, 128)
+    assert (config.temperature, config.hidden, config.width) == (0.1, None, 128)  # None: as wide as the features
     assert SimCLR.resolve(config, images=1_281_167, batch_size=4096) == (config, [])
     (note,) = SimCLR.resolve(config, images=5000, batch_size=32)[1]
     assert "62 negatives of a batch of 32" in note

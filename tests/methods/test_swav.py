@@ -215,7 +215,7 @@ def test_the_authors_settings_are_the_defaults() -> None:
     assert notes == []
     assert (config.prototypes, config.dictionary_size, config.queue_epochs, config.freeze_epochs) == (3000, 3840, 15, 1)
     assert (config.temperature, config.epsilon, config.iterations) == (0.1, 0.05, 3)
-    assert (config.hidden, config.width, config.small_crops) == (2048, 128, 6)
+    assert (config.hidden, config.width, config.small_crops) == (None, 128, 6)  # None: as wide as the features
     assert round(config.freeze_epochs * 1_281_167 / 256) == 5005
     training = SwAV.training_defaults
     assert (training.optimiser, training.lr, training.weight_decay, training.warmup_epochs) == ("lars", 0.6, 1e-6, 0)

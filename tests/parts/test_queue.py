@@ -8,11 +8,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
+from scenewise.errors import UserError
 from scenewise.losses import info_nce
 from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size, uniform_share
 
@@ -254,6 +255,7 @@ def test_the_figures_are_fill_and_mean_age() -> None:
 def test_the_length_is_the_papers_or_a_tenth_of_the_data_and_every_departure_is_said(
     paper: int, images: int, batch_size: int, asked: int | None
 ) -> None:
+    assume(paper > batch_size and (asked is None or asked > batch_size))
     size, notes = resolve_dictionary_size(asked, paper=paper, images=images, batch_size=batch_size)
     text = " ".join(notes)
     assert ("longer than the data" in text) == (size > images)
@@ -268,3 +270,16 @@ def test_the_length_is_the_papers_or_a_tenth_of_the_data_and_every_departure_is_
         assert size <= images / 10 or size == 2 * batch_size
     assert resolve_dictionary_size(size, paper=paper, images=images, batch_size=batch_size)[0] == size
     assert all("method.dictionary_size" in note for note in notes)
+
+
+@pytest.mark.parametrize("asked", [None, 8, 1, 0, -1])
+def test_a_dictionary_no_longer_than_a_batch_is_refused(asked: int | None) -> None:
+    given = 4 if asked is None else asked  # the paper's
+    message = rf"^method\.dictionary_size: {given} must be larger than the batch size 8"
+    with pytest.raises(UserError, match=f"{message}$"):
+        resolve_dictionary_size(asked, paper=4, images=100, batch_size=8)
+    if asked == 0:
+        assert resolve_dictionary_size(0, paper=4, images=100, batch_size=8, may_be_none=True) == (0, [])
+    else:
+        with pytest.raises(UserError, match=f"{message}, or 0$"):
+            resolve_dictionary_size(asked, paper=4, images=100, batch_size=8, may_be_none=True)

@@ -305,16 +305,16 @@ def _section(section: str, kind: type[Any], value: Mapping[str, Any], problems: 
     """Validate one section; append its problems and return the dataclass, or None where there are any."""
     names = [entry.name for entry in dataclasses.fields(kind)]
     unknown = [name for name in value if name not in names]
-    found = [_unknown(f"{section}.{name}", [f"{section}.{known}" for known in names]) for name in unknown]
-    built = None
-    try:
-        built = TypeAdapter(kind).validate_python({name: value[name] for name in value if name in names})
-    except ValidationError as error:
-        for item in error.errors():
-            dotted = ".".join([section, *(str(part) for part in item["loc"][:1])])
-            message = f"{dotted}: {item['input']!r}: {item['msg'].lower()}"
-            if message not in found:
-                found.append(message)
+    found = [_unknown(name, names, section=f"{section}.") for name in unknown]
+    given = {name: value[name] for name in value if name in names}
+    built, wrong = _typed(kind, given)
+    for name, message in wrong:
+        told = f"{section}.{name}: {message}" if name else f"{section}: {message}"
+        if told not in found:
+            found.append(told)
+    if built is None:  # what can be read is judged by its limits too, so that all that is wrong is told at once
+        mistaken = {name for name, _ in wrong}
+        built, _ = _typed(kind, {name: given[name] for name in given if name not in mistaken})
     if built is not None:
         for name, setting in dataclasses.asdict(built).items():
             dotted = f"{section}.{name}"
@@ -326,10 +326,21 @@ def _section(section: str, kind: type[Any], value: Mapping[str, Any], problems: 
     return None if found else built
 
 
-def _unknown(name: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{name}: no such setting.{hint} Known: {', '.join(allowed)}"
+def _typed(kind: type[Any], given: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
+    """Return the dataclass of these values, or None and what is wrong: (field, message) each."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(given)), []
+    except ValidationError as error:
+        return None, [
+            (str(item["loc"][0]) if item["loc"] else "", f"{item['input']!r}: {item['msg'].lower()}")
+            for item in error.errors()
+        ]
+
+
+def _unknown(name: str, allowed: Sequence[str], *, section: str = "") -> str:
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)  # without the section, which all have in common
+    hint = f" Did you mean {section + near[0]!r}?" if near else ""
+    return f"{section}{name}: no such setting.{hint} Known: {', '.join(section + known for known in allowed)}"
 
 
 def to_tree(config: RunConfig) -> Tree:

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scenewise import keys
-from scenewise.distributed import mean_over_ranks, world_size
+from scenewise.distributed import gather, world_size
 from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
 from scenewise.engine.config import to_yaml
 from scenewise.engine.data import Parts, make_loader
@@ -81,7 +81,7 @@ class Loop:
         self.plan, self.fabric, self.folder, self.display = plan, fabric, folder, display
         self.state = State()
         self.method = plan.method
-        self.images = torch.empty(0, dtype=torch.int64)  # of the latest batch
+        self.images = torch.empty(0, dtype=torch.int64)  # of the latest step
         if plan.config.engine.channels_last:
             self.method.to(memory_format=torch.channels_last)
         self.method.to(fabric.device)
@@ -223,29 +223,32 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         accumulate = config.engine.accumulate
-        losses, figures = [], dict[str, float]()
+        losses, images, figures = [], [], dict[str, float]()
         for part in range(accumulate):
             batch = self._next(batches, watch)
             last = part == accumulate - 1
             torch.manual_seed(keys.integer(progress.seed, "dropout", progress.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 output: StepOutput = self.module(Sealed(self._ready(batch), progress)).content[0]
-                loss = float(mean_over_ranks(output.loss))
-                if not math.isfinite(loss):
-                    raise self._not_finite(f"the loss became {loss}")
                 if last and last_of_epoch:
                     figures |= term_gradients(output)
                 self.fabric.backward(output.loss / accumulate)
-            losses.append(loss)
-            self.state.health.add(output.features, output.embeddings, output.targets)
+            losses.append(output.loss.detach())
+            images.append(batch.index)
+            self.state.health.add(gather(output.features), gather(output.embeddings), gather(output.targets))
+        self.images = torch.cat(images)
+        terms = {f"loss/{name}": term for name, term in output.terms.items()} if len(output.terms) > 1 else {}
+        values: dict[str, Tensor | float] = {"loss": torch.stack(losses).mean(), "lr": lr}
+        figures = as_figures(values | terms | dict(output.metrics)) | figures
+        if not math.isfinite(figures["loss"]):
+            raise self._not_finite(f"the loss became {figures['loss']}")
         if config.optimiser.clip_gradient is not None:
             self.fabric.clip_gradients(self.module, self.fabric_optimiser, max_norm=config.optimiser.clip_gradient)
         self.fabric_optimiser.step()
         self.fabric_optimiser.zero_grad(set_to_none=True)
         self.method.after_update(progress)
         share_statistics(self.method)
-        terms = {f"loss/{name}": term for name, term in output.terms.items()} if len(output.terms) > 1 else {}
-        return {"loss": sum(losses) / accumulate, "lr": lr} | as_figures(terms | dict(output.metrics)) | figures
+        return figures
 
     def _ready(self, batch: Batch) -> Batch:
         """Move a batch to the device and normalise its pixels there."""
@@ -267,7 +270,6 @@ class Loop:
                     raise UserError(*fatal)
                 self._count_skipped(others)
         assert isinstance(batch, Batch)
-        self.images = batch.index
         return batch
 
     def _count_skipped(self, skipped: tuple[Skip, ...]) -> None:

@@ -14,6 +14,7 @@ from scenewise import keys
 from scenewise.backbones import Backbone, create_backbone, load_subject
 from scenewise.engine.config import EngineConfig, OptimiserConfig, RunConfig
 from scenewise.engine.data import Schedule
+from scenewise.engine.one_pixel import widen_one_pixel
 from scenewise.engine.optim import peak_learning_rate
 from scenewise.engine.processes import local_world
 from scenewise.errors import UserError
@@ -110,7 +111,7 @@ def decide_optimiser(
         if warmup < published.warmup_epochs:
             notes.append(
                 f"optimiser.warmup_epochs is {warmup:g} instead of the published {published.warmup_epochs:g}: "
-                f"a tenth of {epochs} epochs"
+                f"a tenth of the run ({epochs} epoch{'' if epochs == 1 else 's'})"
             )
     decided = dataclasses.replace(
         config,
@@ -135,8 +136,8 @@ def slow_teachers(method_config: Any, *, steps: int) -> list[str]:
     """
     momenta = {name: value for name, value in dataclasses.asdict(method_config).items() if name.endswith("momentum")}
     return [
-        f"method.{name} {momentum:g} remembers about {1 / (1 - momentum):,.0f} steps and the run has {steps:,}: "
-        f"the teacher hardly leaves its random start; {max(0.9, 1 - 10 / steps):.3g} would"
+        f"method.{name} {momentum:g} remembers about {1 / (1 - momentum):,.0f} steps and the run has {steps:,}: the "
+        f"teacher hardly leaves its random start; train longer, or try --set method.{name}={max(0.9, 1 - 10 / steps):.3g}"
         for name, momentum in momenta.items()
         if momentum < 1 and 0 < steps < 2 / (1 - momentum)
     ]
@@ -248,6 +249,15 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         # a backbone without batch norm (ViT) has nothing to group
         group_batchnorm(backbone, group)
         notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []
+    elif group is not None:
+        reason = "group norm has none" if backbone.norm == "group" else f"{config.method} takes them over the whole run"
+        notes.append(f"backbone.batchnorm_group {group} has no effect on batch statistics: {reason}")
+    if kind.batch_statistics == "run" and config.engine.accumulate > 1:
+        part = config.engine.batch_size // config.engine.accumulate
+        notes.append(
+            f"engine.accumulate: {config.method} compares and normalises the images of a part, "
+            f"{part} of {config.engine.batch_size}, with one another only"
+        )
     notes += slow_teachers(method_config, steps=schedule.steps)
     if schedule.dropped:
         notes.append(
@@ -264,6 +274,8 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         ),
     )
     method = build_method(kind, method_config, backbone, seed=config.seed)
+    if config.engine.device == "cpu" and config.engine.precision == "bf16":
+        widen_one_pixel(method)
     if world > 1:  # what is not in groups belongs to the run: backbones, heads and their teachers
         assert config.engine.device != "auto", "decided above"
         synchronise_batchnorm(method, config.engine.device)

@@ -186,7 +186,12 @@ def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
     backbone.check_size(*(slot.size for slot in slots.values()))
     if method_class(config.method).needs_feature_map:
         with torch.no_grad():
-            backbone.eval().feature_map(torch.zeros(1, 3, config.data.size, config.data.size))
+            found = backbone.eval().feature_map(torch.zeros(1, 3, config.data.size, config.data.size))
+        if found.shape[1] != backbone.width:
+            raise UserError(
+                f"backbone.name: {backbone.name!r} has a feature map of {found.shape[1]} channels and {backbone.width} "
+                f"pooled features; {config.method} needs as many, for example 'resnet50'"
+            )
 
 
 def _check_batch(config: RunConfig) -> None:

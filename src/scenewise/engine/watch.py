@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from scenewise.distributed import mean_over_ranks
 from scenewise.types import StepOutput
 
 
@@ -17,20 +18,26 @@ def term_gradients(output: StepOutput) -> dict[str, float]:
     That is the sphere of embeddings, or what the method names. A loss is a mean over B queries and a cosine does not
     see a vector's length, so it is B * mean(|z| * |dL/dz|).
     """
-    figures = {}
+    figures: dict[str, Tensor] = {}
     shared = output.embeddings if output.shared is None else output.shared
     for name, term in output.terms.items():
         if not term.requires_grad:
             continue
         (gradient,) = torch.autograd.grad(term, shared, retain_graph=True, materialize_grads=True)
         lengths = shared.detach().float().flatten(1).norm(dim=1) * gradient.float().flatten(1).norm(dim=1)
-        figures[f"grad/{name}"] = float(lengths.sum())
-    return figures
+        figures[f"grad/{name}"] = lengths.sum()
+    return as_figures(figures)
 
 
-def as_figures(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Return logged values as plain floats."""
-    return {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in metrics.items()}
+def as_figures(values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Return scalars as plain floats: those that are tensors as their mean over all processes (law 4).
+
+    They are joined and fetched together, since each fetch waits for all that the device has to do.
+    """
+    tensors = {name: value.detach().double() for name, value in values.items() if isinstance(value, Tensor)}
+    means = mean_over_ranks(torch.stack(list(tensors.values()))).tolist() if tensors else []
+    found = dict(zip(tensors, means, strict=True))
+    return {name: found[name] if name in found else float(value) for name, value in values.items()}
 
 
 class Stopwatch:

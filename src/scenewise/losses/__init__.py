@@ -3,7 +3,7 @@
 from scenewise.losses.calibration import calibrated_bias
 from scenewise.losses.contrastive import info_nce, nt_xent
 from scenewise.losses.dense import dense_info_nce, dense_match
-from scenewise.losses.distill import multi_view_queue_loss, relation_entropy, relation_loss
+from scenewise.losses.distill import Relation, multi_view_queue_loss, relate, relation_entropy, relation_loss
 from scenewise.losses.multilabel import knn_softmax, multilabel_loss, pseudo_labels
 from scenewise.losses.ranking import Ranking, rank_views, ranking_average_precision, ranking_loss
 from scenewise.losses.regression import cosine_regression, mean_shift_loss
@@ -11,6 +11,7 @@ from scenewise.losses.transport import instance_loss, prototype_codes, sinkhorn_
 
 __all__ = [
     "Ranking",
+    "Relation",
     "calibrated_bias",
     "cosine_regression",
     "dense_info_nce",
@@ -27,6 +28,7 @@ __all__ = [
     "rank_views",
     "ranking_average_precision",
     "ranking_loss",
+    "relate",
     "relation_entropy",
     "relation_loss",
     "sinkhorn_plan",

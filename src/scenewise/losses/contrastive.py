@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scenewise.losses.similarity import blank_rows, cosine_matrix, row_cosine
+from scenewise.losses.similarity import blank_rows, cosine_matrix, plain_product, row_cosine, unit
 
 
 def nt_xent(
@@ -40,9 +40,10 @@ def info_nce(
     none. `valid` names the negatives that count, for all queries (Q,) or for each (B, Q). Without any the loss is 0,
     with a graph: only the positive remains (MoCo, arXiv 1911.05722, Eq. 1).
     """
-    positive = row_cosine(query, key.detach())  # (B,)
-    others = cosine_matrix(query, blank_rows(negatives, valid))  # (B, Q)
-    if valid is not None:
-        others = others.masked_fill(~valid, -torch.inf)
-    logits = torch.cat([positive[:, None], others], dim=1) / temperature  # (B, 1 + Q)
-    return -logits.log_softmax(dim=1)[:, 0].mean()
+    positive = row_cosine(query, key.detach()) / temperature  # (B,)
+    scaled = unit(query) / temperature  # before the product: DenseCL has 12,544 x 65,536 logits, each copy 3 GB
+    others = plain_product(scaled, unit(blank_rows(negatives, valid)))  # (B, Q)
+    if valid is not None:  # finite, so that a query without any negative has a gradient of 0
+        others = others.masked_fill(~valid, torch.finfo(others.dtype).min / 4)
+    excess = others.logsumexp(dim=1) - positive
+    return torch.logaddexp(excess, torch.zeros_like(excess)).mean()  # log(1 + sum exp(others) / exp(positive))

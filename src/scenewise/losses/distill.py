@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scenewise.losses.similarity import blank_rows, cosine_matrix
+from scenewise.losses.similarity import blank_rows, cosine_matrix, unit
+
+
+@dataclass(frozen=True)
+class Relation:
+    """loss: the cross-entropy, with gradient to the student. entropy: of the soft labels, without; both in nats."""
+
+    loss: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
 
 
 def relation_loss(
@@ -25,16 +35,51 @@ def relation_loss(
     graph. It exceeds the divergence KL(teacher || student) by `relation_entropy`, which trains nothing; with all
     embeddings equal it is log Q (ReSSL, arXiv 2107.09282; temperatures of its code and of MSVQ's).
     """
-    rows = blank_rows(queue, valid)
-    predicted = cosine_matrix(student, rows) / student_temperature  # (N, Q)
-    labels = cosine_matrix(teacher.detach(), rows) / teacher_temperature  # (N, Q)
-    if valid is not None:  # the student's logits stay finite, so that a label of 0 times their logarithm is 0, not NaN
-        predicted = predicted.masked_fill(~valid, torch.finfo(predicted.dtype).min / 4)
-        labels = labels.masked_fill(~valid, -torch.inf)
-    labels = labels.softmax(dim=1)
+    related = relate(
+        student,
+        teacher,
+        queue,
+        student_temperature=student_temperature,
+        teacher_temperature=teacher_temperature,
+        valid=valid,
+    )
+    return related.loss
+
+
+def relate(
+    student: Float[Tensor, "batch dim"],
+    teacher: Float[Tensor, "batch dim"],
+    queue: Float[Tensor, "queue dim"],
+    *,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    valid: Bool[Tensor, " queue"] | Bool[Tensor, "batch queue"] | None = None,
+) -> Relation:
+    """Return `relation_loss` and, from the same similarities, the labels' entropy; arguments as there."""
+    rows = unit(blank_rows(queue, valid))  # once for both
+    predicted = _log_distribution(student, rows, student_temperature, valid)  # (N, Q)
+    with torch.no_grad():
+        logarithms = _log_distribution(teacher, rows, teacher_temperature, valid)
+        labels = logarithms.exp()
+        if valid is not None:
+            labels = labels.masked_fill(~valid, 0.0)  # also where an image has no row at all
+    return Relation(
+        loss=-(labels * predicted).sum(dim=1).mean(),
+        entropy=-(labels * logarithms).sum(dim=1).mean(),
+    )
+
+
+def _log_distribution(
+    embeddings: Float[Tensor, "batch dim"],
+    rows: Float[Tensor, "queue dim"],
+    temperature: float,
+    valid: Bool[Tensor, " queue"] | Bool[Tensor, "batch queue"] | None,
+) -> Float[Tensor, "batch queue"]:
+    """Return the log softmax over the rows; those that do not count get a low finite value: 0 times it is 0, not NaN."""
+    logits = cosine_matrix(embeddings, rows) / temperature
     if valid is not None:
-        labels = labels.masked_fill(~valid, 0.0)  # a row without any valid entry came out as NaN
-    return -(labels * predicted.log_softmax(dim=1)).sum(dim=1).mean()
+        logits = logits.masked_fill(~valid, torch.finfo(logits.dtype).min / 4)
+    return logits.log_softmax(dim=1)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 Paper: Grill et al., "Bootstrap Your Own Latent", arXiv 2006.07733; deepmind-research/byol for what it leaves open.
 Slots: two views with BYOL's two asymmetric augmentations. State: the teacher (the paper's target network).
 Departures: the teacher starts as a copy of the online network (the authors draw it from another seed); `momentum` is
-the base of 100 to 300 epochs (0.996 belongs to 1,000).
+the base of 100 to 300 epochs (0.996 belongs to 1,000); crops are resized bilinearly (theirs bicubically).
 """
 
 from __future__ import annotations

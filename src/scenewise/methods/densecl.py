@@ -105,8 +105,6 @@ class DenseCL(Method):
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch."""
         size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=batch_size)
-        if size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         if not 0 <= config.weight <= 1:
             raise UserError(f"method.weight: {config.weight} must be 0 to 1: the global term has the rest")
         return dataclasses.replace(config, dictionary_size=size), notes

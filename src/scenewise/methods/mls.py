@@ -91,8 +91,6 @@ class MLS(Method):
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch and hold at least k rows."""
         size, notes = resolve_dictionary_size(config.dictionary_size, paper=4096, images=images, batch_size=batch_size)
-        if size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         k = min(20, max(1, size // 50)) if config.k is None else config.k
         if not 0 <= k <= size:
             raise UserError(f"method.k: {k} must be between 0 and the dictionary's {size} rows")

@@ -4,7 +4,8 @@ Paper: Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive Le
 arXiv 1911.05722.
 Slots: one query view and one key view, both with the `moco` augmentation. State: teacher, queue.
 Departures: the queue starts empty and only written rows are negatives (`queue_start: random` is the authors' way); the
-teacher moves after the optimiser step instead of before the next key pass (the same sequence).
+teacher moves after the optimiser step instead of before the next key pass (the same sequence); without a recipe the
+rate is the measured one and its cosine falls each step (theirs each epoch), as MLS's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
-from scenewise.errors import UserError
 from scenewise.losses import info_nce
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
@@ -76,10 +76,9 @@ class MoCoV2(Method):
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
-        """Decide the dictionary's size; it must be larger than a batch."""
-        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=batch_size)
-        if size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
+        """Decide the dictionary's size; it must be larger than what a step writes: a batch, or both its views."""
+        written = 2 * batch_size if config.symmetric else batch_size
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=written)
         return dataclasses.replace(config, dictionary_size=size), notes
 
     @classmethod

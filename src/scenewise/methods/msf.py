@@ -48,12 +48,12 @@ class MSF(Method):
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
-        """Defaults of the authors' code (run_msf.sh) for ResNet-50 unless said."""
+        """Defaults of the authors' code (run_msf.sh) unless said."""
 
         momentum: float = 0.99  # of the teacher
         k: int = 5  # neighbours, the target itself among them (paper; the README's command has 10)
-        hidden: int = 4096  # of projector and predictor: twice the features
-        width: int = 512  # of the embedding: a quarter of the features
+        hidden: int | None = None  # of projector and predictor; None: twice the features (4096 of ResNet-50)
+        width: int | None = None  # of the embedding; None: a quarter of the features (512 of ResNet-50)
         dictionary_size: int | None = None  # 128000 (README; run_msf.sh 1024000), capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         search: Literal["joined", "before"] = (
@@ -67,12 +67,13 @@ class MSF(Method):
         super().__init__()
         assert config.dictionary_size is not None, "resolve() decides the bank's size"
         self.config = config
-        self.encoder = Encoder(backbone, normed_head(features, config.hidden, config.width))
-        self.predictor = normed_head(config.width, config.hidden, config.width)
+        hidden, width = config.hidden or 2 * features, config.width or max(1, features // 4)
+        self.encoder = Encoder(backbone, normed_head(features, hidden, width))
+        self.predictor = normed_head(width, hidden, width)
         self.teacher = momentum_copy(self.encoder)
         self.queue = Queue(
             config.dictionary_size,
-            {"projection": config.width},
+            {"projection": width},
             random_rows=config.queue_start == "random",
             seed=keys.integer(seed, "queue"),
         )
@@ -83,8 +84,6 @@ class MSF(Method):
         size, notes = resolve_dictionary_size(
             config.dictionary_size, paper=128_000, images=images, batch_size=batch_size
         )
-        if size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         if not 1 <= config.k <= size:
             raise UserError(f"method.k: {config.k} must be between 1 and the bank's {size} rows")
         return dataclasses.replace(config, dictionary_size=size), notes

@@ -22,8 +22,7 @@ from torch import nn
 
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
-from scenewise.errors import UserError
-from scenewise.losses import relation_entropy, relation_loss
+from scenewise.losses import relate
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
@@ -97,8 +96,6 @@ class MSVQ(Method):
         size, notes = resolve_dictionary_size(
             config.dictionary_size, paper=16_384, images=images, batch_size=batch_size
         )
-        if size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         if config.teacher_temperature >= config.temperature:
             notes.append(
                 f"method.teacher_temperature {config.teacher_temperature} is not below the student's "
@@ -137,12 +134,12 @@ class MSVQ(Method):
             for view, teacher in enumerate(teacher_of)
         ]  # each (world * B, D)
         dictionaries = [self._queue(number).read() for number in range(self.banks(config))]
-        losses, entropies = [], []
+        related = []
         for keys_of_view, teacher in zip(all_keys, teacher_of, strict=True):
             target, rows = local_slice(keys_of_view), dictionaries[teacher].rows["projection"]
             usable = dictionaries[teacher].usable(batch.index, mask_own=config.mask_own_image)
-            losses.append(
-                relation_loss(
+            related.append(
+                relate(
                     projection,
                     target,
                     rows,
@@ -151,8 +148,8 @@ class MSVQ(Method):
                     valid=usable,
                 )
             )
-            entropies.append(relation_entropy(target, rows, temperature=config.teacher_temperature, valid=usable))
-        loss = torch.stack(losses).mean()
+        loss = torch.stack([relation.loss for relation in related]).mean()
+        entropy = torch.stack([relation.entropy for relation in related]).mean()
         for number in range(self.banks(config)):
             view = teacher_of.index(number)
             self._queue(number).push(
@@ -163,12 +160,12 @@ class MSVQ(Method):
             )
         return StepOutput(
             loss=loss,
-            terms={f"relation{number}": term for number, term in enumerate(losses, start=1)},
+            terms={f"relation{number}": relation.loss for number, relation in enumerate(related, start=1)},
             embeddings=projection,
             targets=local_slice(all_keys[0]),
             features=features,
             metrics={
-                "relation/kl": loss.detach() - torch.stack(entropies).mean(),
+                "relation/kl": loss.detach() - entropy,
                 "relation/uniform_share": uniform_share(loss, dictionaries[0].valid.sum()),
                 **dictionary_figures(dictionaries[0], progress.step),
             },

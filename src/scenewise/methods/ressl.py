@@ -18,8 +18,7 @@ from torch import nn
 
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
-from scenewise.errors import UserError
-from scenewise.losses import relation_entropy, relation_loss
+from scenewise.losses import relate
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
@@ -78,8 +77,6 @@ class ReSSL(Method):
         size, notes = resolve_dictionary_size(
             config.dictionary_size, paper=131_072, images=images, batch_size=batch_size
         )
-        if size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}")
         if config.teacher_temperature >= config.temperature:
             notes.append(
                 f"method.teacher_temperature {config.teacher_temperature} is not below the student's "
@@ -112,7 +109,7 @@ class ReSSL(Method):
         dictionary = self.queue.read()
         rows = dictionary.rows["projection"]
         usable = dictionary.usable(batch.index, mask_own=config.mask_own_image)
-        loss = relation_loss(
+        related = relate(
             projection,
             keys_here,
             rows,
@@ -120,7 +117,6 @@ class ReSSL(Method):
             teacher_temperature=config.teacher_temperature,
             valid=usable,
         )
-        entropy = relation_entropy(keys_here, rows, temperature=config.teacher_temperature, valid=usable)
         self.queue.push(
             {"projection": all_keys},
             image=gather(batch.index),
@@ -128,14 +124,14 @@ class ReSSL(Method):
             step=progress.step,
         )
         return StepOutput(
-            loss=loss,
-            terms={"relation": loss},
+            loss=related.loss,
+            terms={"relation": related.loss},
             embeddings=projection,
             targets=keys_here,
             features=features,
             metrics={
-                "relation/kl": loss.detach() - entropy,
-                "relation/uniform_share": uniform_share(loss, dictionary.valid.sum()),
+                "relation/kl": related.loss.detach() - related.entropy,
+                "relation/uniform_share": uniform_share(related.loss, dictionary.valid.sum()),
                 **dictionary_figures(dictionary, progress.step),
             },
         )

@@ -20,6 +20,7 @@ from torch import nn
 from scenewise.distributed import gather, gather_with_gradient, rank, world_size
 from scenewise.errors import UserError
 from scenewise.losses import rank_views
+from scenewise.losses.similarity import lift
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.types import Batch, Progress, StepOutput
@@ -110,7 +111,7 @@ class S2R2(Method):
         encoded = [self.encoder(views.flatten(0, 1)) for views in batch.views.values()]  # (V * B, ...) each size
         count = len(batch.index)
         by_view = torch.split(torch.cat([projections for _, projections in encoded]), count)  # V of (B, D)
-        embeddings = torch.cat(by_view)  # (V * B, D)
+        embeddings = lift(torch.cat(by_view))  # (V * B, D); before the gather, so that gradients are summed in float32
         ids = batch.index.repeat(len(by_view))  # (V * B,)
         if count * world_size() == 1:
             warnings.warn("S2R2: a batch of one image has no negatives and teaches nothing", stacklevel=2)

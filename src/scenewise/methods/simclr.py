@@ -4,7 +4,8 @@ Paper: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Lea
 arXiv 2002.05709; google-research/simclr for what the paper leaves open.
 Slots: two views with the `simclr` augmentation. State: none beyond the encoder; no teacher, no queue.
 Departures: the loss is the mean over the 2N anchors (the authors' code prints the sum of the two half-batch means,
-twice as much); LARS is scaled from 256 images, as in the authors' linear rule.
+twice as much); residual branches do not start at zero (theirs do, resnet.py); LARS multiplies by the learning rate
+after its momentum (theirs before: the same while the rate stands still).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 
 from scenewise.distributed import gather_with_gradient
 from scenewise.losses import nt_xent
+from scenewise.losses.similarity import lift
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, simclr_head
 from scenewise.types import Batch, Progress, StepOutput
@@ -43,14 +45,14 @@ class SimCLR(Method):
         """Defaults of the paper's ImageNet run unless said."""
 
         temperature: float = 0.1
-        hidden: int = 2048  # of the head (ResNet-50's own width)
+        hidden: int | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
         width: int = 128  # of the embedding
         augmentation: str = "simclr"  # of both views
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(backbone, simclr_head(features, config.hidden, config.width))
+        self.encoder = Encoder(backbone, simclr_head(features, config.hidden or features, config.width))
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
@@ -82,7 +84,7 @@ class SimCLR(Method):
         self.check_views(batch)
         views = torch.cat([batch.views["first"][0], batch.views["second"][0]])  # (2B, 3, S, S)
         features, projections = self.encoder(views)  # (2B, G), (2B, D)
-        first, second = projections.chunk(2)  # (B, D)
+        first, second = lift(projections).chunk(2)  # (B, D); lifted here, so that gradients are summed in float32 too
         joined = gather_with_gradient(first), gather_with_gradient(second)  # (world * B, D)
         loss = nt_xent(*joined, temperature=self.config.temperature)
         return StepOutput(

@@ -4,7 +4,8 @@ Paper: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cl
 facebookresearch/swav for what it leaves open.
 Slots: two large crops, six small ones (multi-crop). State: prototypes, a queue of past embeddings.
 Departures: the queue is written from the first step (the authors start to fill it when it is first used); the trust
-ratio divides by |g + decay w| (theirs: |g| + decay |w|); images are normalised with 0.229 for red (theirs: 0.228).
+ratio divides by |g + decay w| (theirs: |g| + decay |w|); images are normalised with 0.229 for red (theirs: 0.228);
+batch statistics are the whole run's (theirs, on 64 GPUs: of 8 GPUs, 512 images, each).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class SwAV(Method):
         iterations: int = 3  # of Sinkhorn-Knopp
         dictionary_size: int | None = None  # past embeddings a large crop: 3840, capped at a tenth of the data; 0: none
         queue_epochs: float = 15.0  # before the queue joins the assignment
-        hidden: int = 2048  # of the head
+        hidden: int | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
         width: int = 128  # of the embedding
         augmentation: str = "simclr"  # of all crops
 
@@ -69,7 +70,7 @@ class SwAV(Method):
         assert config.prototypes is not None, "resolve() decides the number of prototypes"
         self.config = config
         self.encoder_backbone = backbone
-        self.head = normed_head(features, config.hidden, config.width)
+        self.head = normed_head(features, config.hidden or features, config.width)
         self.prototypes = Prototypes(config.prototypes, config.width)
         self.queue = (
             Queue(
@@ -86,9 +87,9 @@ class SwAV(Method):
         """Decide the number of prototypes and the queue's size."""
         if config.small_crops < 0:
             raise UserError(f"method.small_crops: {config.small_crops} must be 0 or more")
-        size, notes = resolve_dictionary_size(config.dictionary_size, paper=3840, images=images, batch_size=batch_size)
-        if size and size <= batch_size:
-            raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}, or 0")
+        size, notes = resolve_dictionary_size(
+            config.dictionary_size, paper=3840, images=images, batch_size=batch_size, may_be_none=True
+        )
         prototypes = min(3000, max(2, images // 10)) if config.prototypes is None else config.prototypes
         if prototypes < 2:
             raise UserError(f"method.prototypes: {prototypes} must be at least 2: one would be assigned to every image")

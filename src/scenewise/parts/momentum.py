@@ -62,7 +62,8 @@ def encode_shuffled(
     """
     if not shuffle:
         return tuple(gather(output) for output in encoder(images))
-    order = shuffle_order(images.shape[0] * world_size(), progress, view=view).to(images.device)
+    order = shuffle_order(images.shape[0] * world_size(), progress, view=view)
+    order = order.to(images.device, non_blocking=True)  # a plain copy would wait for the passes before it
     shuffled = local_slice(gather(images)[order]).contiguous(memory_format=memory_format(images))
     restore = torch.argsort(order)
     return tuple(gather(output)[restore] for output in encoder(shuffled))

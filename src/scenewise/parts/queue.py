@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from scenewise.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +133,25 @@ def uniform_share(cross_entropy: Float[Tensor, ""], choices: Int[Tensor, ""] | i
     When all embeddings are one, every distribution over the choices is uniform and the loss is exactly their logarithm
     (MSVQ's code; SwAV's README for the prototypes).
     """
-    highest = torch.log(torch.as_tensor(choices, device=cross_entropy.device).clamp(min=2).float())
-    return cross_entropy.detach() / highest
+    if isinstance(choices, int):
+        return cross_entropy.detach() / math.log(max(2, choices))
+    return cross_entropy.detach() / torch.log(choices.clamp(min=2).float())
 
 
-def resolve_dictionary_size(asked: int | None, *, paper: int, images: int, batch_size: int) -> tuple[int, list[str]]:
+def resolve_dictionary_size(
+    asked: int | None, *, paper: int, images: int, batch_size: int, may_be_none: bool = False
+) -> tuple[int, list[str]]:
     """Return the rows of a dictionary and what to say about it.
 
     Without a wish: the paper's value, at most a tenth of the images (a longer one holds many crops
     of the query's own image), at least two batches (it must be longer than what one step writes). A wish is kept.
-    Either comes with a warning when it is longer than the data.
+    Either comes with a warning when it is longer than the data. Raises UserError for one that is no longer than a
+    batch; 0 rows are allowed where there `may_be_none`.
     """
     size = min(paper, max(images // 10, 2 * batch_size)) if asked is None else asked
+    if size <= batch_size and not (may_be_none and size == 0):
+        alternative = ", or 0" if may_be_none else ""
+        raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}{alternative}")
     notes = []
     if asked is None and size < paper:
         notes.append(
