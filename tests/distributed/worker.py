@@ -13,6 +13,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from scenewise import distributed
+from scenewise.engine.processes import share_statistics
 from scenewise.losses import nt_xent
 from scenewise.methods import method_class, method_names
 from scenewise.parts.batchnorm import group_batchnorm
@@ -147,6 +148,7 @@ def train(name: str, norm: str) -> dict[str, Any]:
             record[f"{number}/gradient/{key}"] = parameter.grad.clone()
         optimiser.step()
         method.after_update(progress)
+        share_statistics(method)
         figures = {"loss": output.loss, **output.terms, **output.metrics}
         for key, value in figures.items():
             record[f"{number}/{key}"] = distributed.mean_over_ranks(torch.as_tensor(value).float())

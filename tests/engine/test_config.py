@@ -43,10 +43,11 @@ def test_every_unknown_name_and_wrong_value_is_told_at_once_with_the_nearest_nam
         "engine.epochs: 'many'",
         "engine.batchsize: no such setting. Did you mean 'engine.batch_size'?",
         "optimizer: no such setting. Did you mean 'optimiser'?",
+        "method.temperature: 0.0 must be more than 0",
         "seed: -1 must be a whole number, 0 or more",
     ):
         assert expected in text
-    assert len(told) == 7
+    assert len(told) == 8
     assert all(len(problem.splitlines()) <= 2 for problem in told)
 
 
@@ -87,6 +88,11 @@ def test_a_value_outside_its_range_is_refused_with_what_is_allowed(name: str, va
 def test_a_section_that_is_no_section_is_refused(value: object) -> None:
     assert any(problem.startswith("engine: must be a section") for problem in problems({**LEAST, "engine": value}))
     assert any(problem.startswith("method: ") for problem in problems({**LEAST, "method": value}))
+
+
+def test_what_sections_have_in_common_makes_no_name_near() -> None:
+    (told,) = problems({"data": {"source": "photos"}, "method": {"name": "msvq", "views": 2}})
+    assert told.startswith("method.views: no such setting. Known: method.variant, ")
 
 
 def test_names_that_are_no_words_are_refused(tmp_path: Path) -> None:

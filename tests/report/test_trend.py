@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scenewise.report.records import ComparisonTable
-from scenewise.report.trend import comparison, last_figures, series, summary
+from scenewise.report.trend import comparison, final_advice, last_figures, series, summary
 
 
 def history(
@@ -70,6 +70,16 @@ def test_a_loss_that_broke_down_is_told() -> None:
     assert "broken down: loss is nan" in told(
         [*history([5.0, 4.0]), {"step": 11, "epoch": 3, "loss": math.nan, "lr": 0.1}]
     )
+
+
+@pytest.mark.parametrize(("step", "epoch", "judged"), [(1, 1, False), (99, 1, False), (100, 1, True), (4, 2, True)])
+def test_one_epoch_of_few_steps_is_not_judged(step: int, epoch: int, judged: bool) -> None:
+    lines = [{"step": step, "epoch": epoch, "loss": 2.0, "data_wait": 0.9, "health/feature_spread": 0.01}]
+    assert bool(final_advice(lines, method="mls")) == judged
+    assert ("too short" in told(lines)) != judged
+    assert ("waits for its data" in told(lines)) == judged
+    broken = final_advice([lines[0] | {"loss": math.nan}], method="mls")
+    assert [advice.figure for advice in broken][:1] == ["loss"]
 
 
 def test_series_and_last_figures() -> None:

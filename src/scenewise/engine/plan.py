@@ -108,10 +108,10 @@ def decide_optimiser(
     warmup = config.warmup_epochs
     if warmup is None:
         warmup = min(published.warmup_epochs, epochs / 10)
-        if warmup < published.warmup_epochs:
+        if warmup < published.warmup_epochs and epochs:
             notes.append(
                 f"optimiser.warmup_epochs is {warmup:g} instead of the published {published.warmup_epochs:g}: "
-                f"a tenth of the run ({epochs} epoch{'' if epochs == 1 else 's'})"
+                f"a tenth of {epochs} {'epoch' if epochs == 1 else 'epochs'}"
             )
     decided = dataclasses.replace(
         config,
@@ -137,7 +137,8 @@ def slow_teachers(method_config: Any, *, steps: int) -> list[str]:
     momenta = {name: value for name, value in dataclasses.asdict(method_config).items() if name.endswith("momentum")}
     return [
         f"method.{name} {momentum:g} remembers about {1 / (1 - momentum):,.0f} steps and the run has {steps:,}: the "
-        f"teacher hardly leaves its random start; train longer, or try --set method.{name}={max(0.9, 1 - 10 / steps):.3g}"
+        "teacher hardly leaves its random start; train longer, "
+        f"or try --set method.{name}={max(0.9, 1 - 10 / steps):.3g}"
         for name, momentum in momenta.items()
         if momentum < 1 and 0 < steps < 2 / (1 - momentum)
     ]

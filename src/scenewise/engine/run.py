@@ -35,8 +35,7 @@ from scenewise.engine.processes import leave, make_fabric, quiet_libraries, star
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.report.records import read_run
-from scenewise.report.trend import last_figures
-from scenewise.report.verdict import sentences
+from scenewise.report.trend import TOO_YOUNG, final_advice, too_young
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.views.opencv import check_opencv, use_one_thread
 from scenewise.views.regions import policy
@@ -139,7 +138,10 @@ def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str]) -> None:
             std=weights.std,
             method=plan.config.method,
         )
-    for advice in sentences(last_figures(read_run(out).history), method=plan.config.method):
+    history = read_run(out).history
+    if too_young(history):
+        display.say(f"note: {TOO_YOUNG}")
+    for advice in final_advice(history, method=plan.config.method):
         if advice.level != "ok" and advice.figure not in told:
             display.warn(advice.sentence)
 

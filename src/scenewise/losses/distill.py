@@ -75,7 +75,7 @@ def _log_distribution(
     temperature: float,
     valid: Bool[Tensor, " queue"] | Bool[Tensor, "batch queue"] | None,
 ) -> Float[Tensor, "batch queue"]:
-    """Return the log softmax over the rows; those that do not count get a low finite value: 0 times it is 0, not NaN."""
+    """Return the log softmax over the rows; a row that does not count is low but finite: 0 times it is 0, not NaN."""
     logits = cosine_matrix(embeddings, rows) / temperature
     if valid is not None:
         logits = logits.masked_fill(~valid, torch.finfo(logits.dtype).min / 4)

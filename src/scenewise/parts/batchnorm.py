@@ -14,8 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scenewise.distributed import mean_over_ranks
-
 
 class ReplacedBatchNorm(nn.Module, ABC):
     """A norm for (B, C, H, W) or (B, C) in place of `layer`, with batch statistics of its own kind in training.
@@ -73,7 +71,7 @@ class GroupedBatchNorm(ReplacedBatchNorm):
     """Batch norm over contiguous groups of `group` images.
 
     In training each group is normalised by its own statistics, and the running statistics move once a pass, by the mean
-    over the groups of all ranks (MoCo's CIFAR notebook keeps them per split and averages at test time: the same mean).
+    over this rank's groups (MoCo's CIFAR notebook keeps them per split and averages at test time: the same mean).
     A batch that `group` does not divide raises ValueError.
     """
 
@@ -92,8 +90,7 @@ class GroupedBatchNorm(ReplacedBatchNorm):
             F.batch_norm(chunk, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
             for chunk, mean, variance in zip(chunks, means, variances, strict=True)
         ]
-        mean, variance = mean_over_ranks(torch.stack([means.mean(0), variances.mean(0)]))
-        self._move(mean, variance)
+        self._move(means.mean(0), variances.mean(0))  # the engine joins them over the ranks, once a step
         return torch.cat(normal)
 
     def extra_repr(self) -> str:

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from scenewise.report.curves import Panel, draw, panels, style
 from scenewise.report.records import ComparisonTable, Interval, RunRecord, read_run
-from scenewise.report.trend import comparison, last_figures, series, summary
-from scenewise.report.verdict import Advice, Level, sentences
+from scenewise.report.trend import comparison, final_advice, last_figures, series, summary, too_young
+from scenewise.report.verdict import Advice, Level
 
 __all__ = ["Sheet", "read_run", "write_report"]
 
@@ -94,12 +94,13 @@ def _named(runs: Sequence[RunRecord]) -> dict[str, Sequence[Mapping[str, Any]]]:
 
 
 def _card(run: RunRecord) -> RunCard:
-    advice = sentences(last_figures(run.history), method=run.method)
+    advice = final_advice(run.history, method=run.method)
     level: Level = advice[0].level if advice else "ok"
+    nothing = "Too short to be judged" if too_young(run.history) else "No health figures were logged"
     return RunCard(
         record=run,
         level=level,
-        word=LEVEL_WORDS[level] if advice else "No health figures were logged",
+        word=LEVEL_WORDS[level] if advice else nothing,
         told=summary(run.history, method=run.method),
         advice=advice,
         facts=_facts(run),

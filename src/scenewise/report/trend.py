@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from scenewise.report.records import ComparisonTable, percent
-from scenewise.report.verdict import sentences, show
+from scenewise.report.verdict import Advice, sentences, show
 
 Line = Mapping[str, object]  # one object of metrics.jsonl
 Point = tuple[int, float]  # (epoch, value)
@@ -16,6 +16,8 @@ FIFTHS = 5  # a plateau is judged between the last two fifths of the run ...
 EPOCHS_FOR_A_PLATEAU = 10  # ... so each has at least two epochs and a spread of its own
 FLAT = 0.05  # less than a twentieth of the whole fall in the last fifth (an even fall gives a fifth or more)
 LR_SPENT = 0.05  # of its peak: from there the schedule, not the model, stops the loss from falling
+STEPS_TO_JUDGE = 100  # what a teacher of momentum 0.99 remembers; with fewer its own start still speaks
+TOO_YOUNG = "the run was too short for its figures to be judged: one epoch of few steps; give it more --epochs"
 RANK_CHANGE = 0.25  # well above the change from one sample of 512 rows to the next, a few percent in simulations
 
 
@@ -23,12 +25,28 @@ def summary(history: Sequence[Line], *, method: str = "") -> list[str]:
     """Return the verdict over a run from the objects of its metrics.jsonl: what to try, loss, plateau, rank, probe."""
     if not history:
         return ["Nothing was logged, so nothing can be said about this run."]
-    advice = [item for item in sentences(last_figures(history), method=method) if item.level != "ok"]
-    told = [f"{item.sentence[0].upper()}{item.sentence[1:]}." for item in advice]
+    advice = [item.sentence for item in final_advice(history, method=method) if item.level != "ok"]
+    if too_young(history):
+        advice.append(TOO_YOUNG)
+    told = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice]
     told += [*_loss(history), *_rank(history)]
     for name in sorted({name for line in history for name in line if name.startswith("probe/")}):
         told += _probe(name, series(history, name))
     return told
+
+
+def too_young(history: Sequence[Line]) -> bool:
+    """Return whether a run ended in its first epoch, after too few steps for its figures to say anything."""
+    if not history or history[-1].get("epoch") != 1:
+        return False
+    step = history[-1].get("step")
+    return isinstance(step, int) and step < STEPS_TO_JUDGE
+
+
+def final_advice(history: Sequence[Line], *, method: str) -> list[Advice]:
+    """Return the advice for a run's last epoch (see `sentences`); of a run too young only what is not finite."""
+    advice = sentences(last_figures(history), method=method)
+    return [item for item in advice if not math.isfinite(item.value)] if too_young(history) else advice
 
 
 def comparison(table: ComparisonTable) -> list[str]:

@@ -29,7 +29,10 @@ def run(task: Task, config: Config) -> Outcome:
     """
     size = len(task.train.features)
     if not 1 <= config.k <= size:
-        raise UserError(f"knn.k: {config.k} is not possible with {size} training images; allowed are 1..{size}")
+        raise UserError(
+            f"knn.k: {config.k} is not possible with {size} training images; allowed are 1..{size}; "
+            f"give --data with at least {config.k} labelled images (--limit also counts)"
+        )
     if not config.temperature > 0:
         raise UserError(f"knn.temperature: {config.temperature} must be above 0")
     votes = multi_label_votes if task.multi_label else _single_label_votes
