@@ -14,7 +14,7 @@ import yaml
 from scenewise.engine.config import build
 from scenewise.engine.loop import Loop
 from scenewise.engine.plan import decide_optimiser, make_plan, slow_teachers
-from scenewise.engine.run import Run, pretrain_run
+from scenewise.engine.run import Run, check_config, pretrain_run
 from scenewise.errors import UserError
 from scenewise.methods import method_class, method_names
 from scenewise.sources import open_source
@@ -73,6 +73,8 @@ def test_a_long_warm_up_is_cut_to_a_tenth_of_the_run_and_said(photos: Path) -> N
     assert notes == ["optimiser.warmup_epochs is 2 instead of the published 10: a tenth of 20 epochs"]
     decided, notes = decide_optimiser(config, method_class("byol"), epochs=100)
     assert (decided.warmup_epochs, notes) == (10.0, [])
+    assert decide_optimiser(config, method_class("byol"), epochs=0)[1] == [], "a run without a step has no warm-up"
+    assert decide_optimiser(config, method_class("byol"), epochs=1)[1][0].endswith("a tenth of 1 epoch")
     asked = dataclasses.replace(config, warmup_epochs=7.0)
     assert decide_optimiser(asked, method_class("byol"), epochs=20)[0].warmup_epochs == 7.0
 
@@ -134,6 +136,13 @@ def test_a_group_of_images_that_nothing_uses_is_said(name: str, norm: str, photo
     backbone = {"name": "resnet18", "norm": norm, "batchnorm_group": 4}
     notes = make_plan(build(tree | {"backbone": backbone}), open_source(str(photos))).notes
     assert any(note.startswith("backbone.batchnorm_group 4 has no effect") for note in notes)
+
+
+def test_a_group_that_nothing_uses_need_not_divide_the_batch(photos: Path) -> None:
+    backbone = {"name": "resnet18", "batchnorm_group": 3}
+    check_config(build(sections("simclr", photos) | {"backbone": backbone}))
+    with pytest.raises(UserError, match="batchnorm_group: 3 does not divide"):
+        check_config(build(sections("mocov2", photos) | {"backbone": backbone}))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,9 @@ _LIMITS: Mapping[str, tuple[typing.Callable[[Any], bool], str]] = {
     "method.second_momentum": (lambda value: 0 <= value <= 1, "0 to 1"),
     "method.teacher_temperature": (lambda value: value > 0, "more than 0"),
     "method.bins": (lambda value: value >= 1, "at least 1"),
-    "method.small_views": (lambda value: value >= 0, "0 or more"),
+    "method.views": (lambda value: 1 <= value <= 64, "1 to 64"),
+    "method.small_views": (lambda value: 0 <= value <= 64, "0 to 64"),
+    "method.small_crops": (lambda value: 0 <= value <= 64, "0 to 64"),
     "method.warmup": (lambda value: value >= 0, "0 or more"),
 }
 

@@ -198,7 +198,8 @@ def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
 
 def _check_batch(config: RunConfig) -> None:
     count = part_of_process(config, world=started_world())
-    choose_group(config.backbone.batchnorm_group, per_rank=count)
+    if method_class(config.method).batch_statistics == "groups":  # elsewhere it has no effect, and the plan says so
+        choose_group(config.backbone.batchnorm_group, per_rank=count)
 
 
 def check_skipped_at_start(plan: Plan) -> None:

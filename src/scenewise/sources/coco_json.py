@@ -159,8 +159,8 @@ def _read_annotations(
             if row is None:
                 fault = f"image_id {each['image_id']!r} is not that of an image in this file"
             elif number is None:
-                known = ", ".join(map(str, list(numbers)[:3]))
-                fault = f"category_id {each['category_id']!r} is unknown; the {len(numbers)} categories are {known} ..."
+                known = ", ".join(map(str, list(numbers)[:3])) + (", ..." if len(numbers) > 3 else "")
+                fault = f"category_id {each['category_id']!r} is unknown; the {len(numbers)} categories are {known}"
             else:
                 fault = f"iscrowd is {alone!r}; allowed are 0 and 1"
         problems.add(f"data: {file}, {_record(annotations, position)}: {fault}")

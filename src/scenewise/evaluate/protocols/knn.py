@@ -31,7 +31,7 @@ def run(task: Task, config: Config) -> Outcome:
     if not 1 <= config.k <= size:
         raise UserError(
             f"knn.k: {config.k} is not possible with {size} training images; allowed are 1..{size}; "
-            f"give --data with at least {config.k} labelled images (--limit also counts)"
+            f"give data with at least {config.k} labelled training images, and a --limit that is no smaller"
         )
     if not config.temperature > 0:
         raise UserError(f"knn.temperature: {config.temperature} must be above 0")
