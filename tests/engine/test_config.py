@@ -136,6 +136,15 @@ def test_another_method_drops_the_former_ones_settings() -> None:
     assert (kept.method_config.k, kept.method_config.width) == (7, 8)
 
 
+def test_another_method_drops_the_optimiser_of_the_former_but_keeps_its_own() -> None:
+    recipe = {"method": {"name": "msvq"}, "optimiser": {"name": "sgd", "lr": 0.06}, "engine": {"epochs": 3}}
+    config = build(merge(recipe, LEAST, {"optimiser": {"weight_decay": 0.5}, "method": {"name": "simclr"}}))
+    assert (config.optimiser.name, config.optimiser.lr, config.optimiser.weight_decay) == (None, None, 0.5)
+    assert config.engine.epochs == 3
+    same = build(merge(recipe, LEAST | {"method": {"name": "msvq"}}, {"method": {"name": "msvq", "width": 8}}))
+    assert same.optimiser.lr == 0.06
+
+
 def test_settings_of_the_command_line_are_yaml_scalars() -> None:
     given = ["method.k=10", "optimiser.lr=1e-4", "backbone.init=null", "data.source=a=b", "engine.compile=true"]
     assert flat_settings(given) == {

@@ -236,18 +236,20 @@ def _scalar(text: str) -> Any:
 def merge(*trees: Mapping[str, Any]) -> Tree:
     """Return the trees merged section by section; later ones win.
 
-    Another method's name drops the former method's settings.
+    Another method's name drops the former method's settings, and the optimiser that was chosen for it.
     """
     merged: Tree = {}
     for tree in trees:
+        given = tree.get("method")
+        name = given.get("name") if isinstance(given, Mapping) else None
+        if name is not None and (merged.get("method") or {}).get("name", name) != name:
+            merged.pop("method")
+            merged.pop("optimiser", None)
         for key, value in tree.items():
             if not isinstance(value, Mapping):
                 merged[key] = value
                 continue
-            section = dict(merged.get(key) or {})
-            if key == "method" and "name" in value and section.get("name", value["name"]) != value["name"]:
-                section = {}
-            merged[key] = section | dict(value)
+            merged[key] = dict(merged.get(key) or {}) | dict(value)
     return merged
 
 

@@ -109,7 +109,7 @@ class Loop:
         """
         model = self.method.state_dict()
         if not all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point()):
-            raise self._not_finite("a weight is not finite")
+            raise self._not_finite("a weight is not finite", step=self.state.step)
         together(lambda: self._write(name, model) if self.fabric.is_global_zero else None)
 
     def _write(self, name: str, model: dict[str, Any]) -> None:
@@ -241,7 +241,7 @@ class Loop:
         values: dict[str, Tensor | float] = {"loss": torch.stack(losses).mean(), "lr": lr}
         figures = as_figures(values | terms | dict(output.metrics)) | figures
         if not math.isfinite(figures["loss"]):
-            raise self._not_finite(f"the loss became {figures['loss']}")
+            raise self._not_finite(f"the loss became {figures['loss']}", step=self.state.step + 1)
         if config.optimiser.clip_gradient is not None:
             self.fabric.clip_gradients(self.module, self.fabric_optimiser, max_norm=config.optimiser.clip_gradient)
         self.fabric_optimiser.step()
@@ -311,13 +311,13 @@ class Loop:
         highest = self.fabric.all_reduce(received, reduce_op="max")
         return int(float(highest))
 
-    def _not_finite(self, what: str) -> UserError:
+    def _not_finite(self, what: str, *, step: int) -> UserError:
         named = ", ".join(str(self.plan.source[int(index)].key) for index in self.images[:4])
         more = f" and {len(self.images) - 4} more" if len(self.images) > 4 else ""
         path = self.folder / LAST
         kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
         return UserError(
-            f"{what} at step {self.state.step + 1} on the images {named}{more}; {kept}.\n"
+            f"{what} at step {step} on the images {named}{more}; {kept}.\n"
             f"Try a lower optimiser.lr (now {self.plan.config.optimiser.lr}), a warm-up (optimiser.warmup_epochs), "
             "or engine.precision=32."
         )

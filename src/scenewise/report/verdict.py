@@ -156,7 +156,7 @@ RULES: tuple[Rule, ...] = (
         # Exactly 1 when every embedding is the same (papers of ReSSL and MSVQ: watch ln K).
         healthy=0.995,
         alarm=0.9995,
-        trouble="the student does not tell the queue's rows apart",
+        trouble="the student predicts its soft labels no better than by guessing all rows alike",
         remedy="a sharper teacher (method.teacher_temperature 0.03), a lower learning rate (--lr), more epochs",
         unit="share",
     ),
@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
         # Exactly 1 when the prototypes are all alike (SwAV's README: a loss stuck at ln 3000 = 8.006).
         healthy=0.995,
         alarm=0.9995,
-        trouble="every crop is assigned to all prototypes alike",
+        trouble="the assignments are predicted no better than by guessing all prototypes alike",
         remedy="method.epsilon=0.03, a longer method.freeze_epochs, fewer method.prototypes (SwAV's README)",
         unit="share",
     ),
