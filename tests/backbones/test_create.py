@@ -169,3 +169,8 @@ def test_summaries_are_those_of_the_real_models() -> None:
     assert summaries["resnet18"].parameters == sum(parameter.numel() for parameter in backbone.parameters())
     assert summaries["resnet18"].width == backbone.width == 512
     assert summaries["resnet50"].width == 2048
+
+
+def test_channels_that_cannot_be_grouped_are_refused() -> None:
+    with pytest.raises(UserError, match=r"backbone\.norm: 'group' makes 32 groups, and 'resnet10t' has a layer of 24"):
+        create_backbone("resnet10t", norm="group", seed=0)

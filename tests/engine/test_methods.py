@@ -162,3 +162,10 @@ def test_a_method_of_feature_maps_refuses_a_vit_before_any_work(photos: Path, tm
     with pytest.raises(UserError, match="backbone: 'test_vit' has no convolutional feature map"):
         pretrain_run(build(tree), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_one_image_are_refused_where_batch_statistics_need_two(photos: Path) -> None:
+    tree = sections("byol", photos)
+    tree["engine"] |= {"accumulate": 8}
+    with pytest.raises(UserError, match=r"engine\.accumulate: 8 leaves one image .* use 4 or less"):
+        check_config(build(tree))

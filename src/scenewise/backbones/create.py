@@ -85,8 +85,23 @@ def check_options(name: str, *, stem: str, norm: str) -> None:
             problems.append(
                 f"backbone.{option}: {value!r} is for ResNets, {name!r} allows {allowed[0]!r} only (its own)"
             )
+    if norm == "group" and not problems:
+        problems += _ungroupable(name)
     if problems:
         raise UserError(*problems)
+
+
+def _ungroupable(name: str) -> list[str]:
+    """Return the problem with an architecture whose channels 32 groups do not divide; no weights are made."""
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False, num_classes=0)
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.num_features % GROUPS:
+            return [
+                f"backbone.norm: 'group' makes {GROUPS} groups, and {name!r} has a layer of {layer.num_features} "
+                "channels; use 'batch', or an architecture such as 'resnet18'"
+            ]
+    return []
 
 
 def is_resnet(name: str) -> bool:

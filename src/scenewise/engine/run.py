@@ -198,6 +198,11 @@ def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
 
 def _check_batch(config: RunConfig) -> None:
     count = part_of_process(config, world=started_world())
+    if count == started_world() == 1 and method_class(config.method).batch_statistics == "run":
+        raise UserError(
+            f"engine.accumulate: {config.engine.accumulate} leaves one image to be computed at once, and "
+            f"{config.method} needs two for its batch statistics; use {config.engine.batch_size // 2} or less"
+        )
     if method_class(config.method).batch_statistics == "groups":  # elsewhere it has no effect, and the plan says so
         choose_group(config.backbone.batchnorm_group, per_rank=count)
 
