@@ -99,8 +99,9 @@ def ranking_average_precision(embeddings: Float[Tensor, "views dim"], ids: Int[T
     """
     assert len(ids) == len(embeddings), "one number for every row"
     units = unit(embeddings)
-    missed = units.new_zeros((), dtype=torch.float64)
-    for _, _, positive, negative in _scores(units, _group(ids, torch.arange(len(ids), device=ids.device))):
+    wide = units.double()
+    missed = wide.new_zeros(())
+    for _, _, positive, negative in _scores(wide, units.dtype, _group(ids, torch.arange(len(ids), device=ids.device))):
         missed += _exact_error(positive, negative).sum(dtype=missed.dtype)
     return (1 - missed / len(ids)).to(units.dtype)
 
@@ -115,7 +116,7 @@ class _Ranked(torch.autograd.Function):
         wide = units.double()
         gradient = torch.zeros_like(wide)  # (M, D)
         totals = wide.new_zeros(3)
-        for rows, places, positive, negative in _scores(units, groups):
+        for rows, places, positive, negative in _scores(wide, units.dtype, groups):
             error, to_positive, to_negative = relax(positive, negative)  # (c,), (c, P), (c, M)
             missed = _exact_error(positive, negative)
             totals += torch.stack([error, missed, (error >= SATURATED).to(error)]).sum(dim=1, dtype=totals.dtype)
@@ -139,18 +140,17 @@ class _Ranked(torch.autograd.Function):
         return gradient * slope, None, None, None
 
 
-def _scores(units: Tensor, groups: list[Group]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _scores(wide: Tensor, kind: torch.dtype, groups: list[Group]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield chunks: queries (c,), rows of their positives (c, P), scores of those (c, P) and of the negatives (c, M).
 
     In the last, -inf stands for the query itself and for its positives. The product is in float64: differences of
     scores are divided by a small temperature, neither autocast nor a reduced matmul precision touches float64, and
-    equal embeddings tie whatever the chunk.
+    equal embeddings tie whatever the chunk. What is yielded is of the embeddings' own `kind`.
     """
-    wide = units.double()
     for queries, positives in groups:
-        size = max(1, CHUNK // (positives.shape[1] * len(units)))
+        size = max(1, CHUNK // (positives.shape[1] * len(wide)))
         for rows, places in zip(torch.split(queries, size), torch.split(positives, size), strict=True):
-            scores = (wide[rows] @ wide.T).to(units.dtype)  # (c, M)
+            scores = (wide[rows] @ wide.T).to(kind)  # (c, M)
             positive = scores.gather(1, places)  # (c, P)
             yield rows, places, positive, scores.scatter_(1, torch.cat([rows[:, None], places], dim=1), -torch.inf)
 

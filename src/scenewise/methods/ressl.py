@@ -21,7 +21,7 @@ from scenewise.distributed import gather, local_slice
 from scenewise.losses import relate
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
-from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
+from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update, sharpening_notes
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size, uniform_share
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
@@ -77,11 +77,7 @@ class ReSSL(Method):
         size, notes = resolve_dictionary_size(
             config.dictionary_size, paper=131_072, images=images, batch_size=batch_size
         )
-        if config.teacher_temperature >= config.temperature:
-            notes.append(
-                f"method.teacher_temperature {config.teacher_temperature} is not below the student's "
-                f"{config.temperature}: the soft labels are not sharpened, and the run may collapse"
-            )
+        notes += sharpening_notes(student=config.temperature, teacher=config.teacher_temperature)
         return dataclasses.replace(config, dictionary_size=size), notes
 
     @classmethod

@@ -24,9 +24,7 @@ from scenewise.losses.similarity import lift
 from scenewise.methods.base import Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.types import Batch, Progress, StepOutput
-from scenewise.views.slots import REFERENCE_SIZE, Slot
-
-SMALL_SIZE = 96  # of a small view, for 224-pixel ones (SwAV's multi-crop)
+from scenewise.views.slots import Slot, full_views, multi_crop
 
 
 class S2R2(Method):
@@ -85,17 +83,12 @@ class S2R2(Method):
         """`views` of one size and, where asked, small ones; the ranges of their areas as SwAV's when there are both."""
         if not config.small_views:
             return {"view": Slot(augmentation=config.augmentation, count=config.views)}
-        return {
-            "view": Slot(augmentation=config.augmentation, count=config.views, scale=(0.14, 1.0)),
-            "small": Slot(
-                augmentation=config.augmentation, size=SMALL_SIZE, count=config.small_views, scale=(0.05, 0.14)
-            ),
-        }
+        return multi_crop(config.augmentation, large=("view", config.views), small=config.small_views)
 
     @classmethod
     def passes(cls, config: Config) -> float:
         """Forward and backward of every view."""
-        return 3.0 * (config.views + config.small_views * (SMALL_SIZE / REFERENCE_SIZE) ** 2)
+        return 3.0 * full_views(cls.slots(config))
 
     @property
     def backbone(self) -> nn.Module:

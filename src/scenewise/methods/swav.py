@@ -27,9 +27,9 @@ from scenewise.parts.heads import normed_head
 from scenewise.parts.prototypes import Prototypes
 from scenewise.parts.queue import Queue, resolve_dictionary_size, uniform_share
 from scenewise.types import Batch, Progress, StepOutput
-from scenewise.views.slots import REFERENCE_SIZE, Slot
+from scenewise.views.slots import Slot, full_views, multi_crop
 
-LARGE, SMALL_SIZE = 2, 96  # crops that assign; pixels of a small crop for 224-pixel large ones (section 3.2)
+LARGE = 2  # crops that assign
 
 
 class SwAV(Method):
@@ -104,17 +104,12 @@ class SwAV(Method):
         """Two large crops and the small ones; the ranges of their areas are those of multi-crop (section 3.2)."""
         if not config.small_crops:
             return {"large": Slot(augmentation=config.augmentation, count=LARGE, scale=(0.08, 1.0))}
-        return {
-            "large": Slot(augmentation=config.augmentation, count=LARGE, scale=(0.14, 1.0)),
-            "small": Slot(
-                augmentation=config.augmentation, size=SMALL_SIZE, count=config.small_crops, scale=(0.05, 0.14)
-            ),
-        }
+        return multi_crop(config.augmentation, large=("large", LARGE), small=config.small_crops)
 
     @classmethod
     def passes(cls, config: Config) -> float:
         """Forward and backward of every crop."""
-        return 3.0 * (LARGE + config.small_crops * (SMALL_SIZE / REFERENCE_SIZE) ** 2)
+        return 3.0 * full_views(cls.slots(config))
 
     @property
     def backbone(self) -> nn.Module:

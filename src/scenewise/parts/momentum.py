@@ -34,6 +34,19 @@ def momentum_update(teacher: nn.Module, online: nn.Module, momentum: float) -> N
     torch._foreach_add_(old, new, alpha=1.0 - momentum)
 
 
+def sharpening_notes(*, student: float, teacher: float) -> list[str]:
+    """Return what to say of soft labels whose teacher is not colder than the student: nothing keeps them apart then.
+
+    ReSSL's argument (arXiv 2107.09282, section 3.2): only a sharper target makes the trivial solution unattractive.
+    """
+    if teacher < student:
+        return []
+    return [
+        f"method.teacher_temperature {teacher} is not below the student's {student}: "
+        "the soft labels are not sharpened, and the run may collapse"
+    ]
+
+
 def cosine_momentum(base: float, progress: Progress) -> float:
     """Return the teacher's momentum at a step: from `base` at the start to 1 at the end (BYOL, section 3.3)."""
     return 1.0 - (1.0 - base) * (math.cos(math.pi * progress.fraction) + 1.0) / 2.0

@@ -11,8 +11,8 @@ import numpy as np
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.coco_json import read_instances
-from scenewise.sources.index import FileIndex, as_stored, listed_index, unreadable_note
-from scenewise.sources.objects import Objects, file_state, kept_table
+from scenewise.sources.index import FileIndex, as_stored, check_some, listed_index, unreadable_note
+from scenewise.sources.objects import Objects, box_notes, file_state, kept_table, rotation_notes
 from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.sources.walk import image_names
@@ -52,9 +52,7 @@ class CocoSource(Source):
         if not paths:
             raise UserError(f"data: no image in {folder}; {_LAYOUT}")
         index = listed_index(root, paths, name=f"coco {split} {year}", reindex=reindex, progress=progress)
-        if not len(index):
-            first = index.unreadable[0]
-            raise UserError(f"data: no image of {folder} can be read, e.g. {first.key}: {first.reason}")
+        check_some(index, folder)
         self._index = index
         stored = None if self._objects is None else _check_sizes(self._objects, index, file)
         self.spec = spec.canonical(split=split, year=year, classes=spec.options.get("classes", ""))
@@ -165,15 +163,9 @@ def _notes(index: FileIndex, objects: Objects | None, stored: int | None, *, unl
     if objects is None:
         notes.append("There is no instances file for these images: no labels, no boxes.")
         return tuple(notes)
-    facts = objects.facts
     if unlisted:
         notes.append(f"{unlisted} images that the instances file does not list were left out.")
-    if facts["clipped"]:
-        notes.append(f"{facts['clipped']} labelled boxes reached up to 1 px outside their image and were clipped.")
-    if facts["dropped"]:
-        notes.append(f"{facts['dropped']} empty labelled boxes were dropped.")
-    if facts["crowds"]:
-        notes.append(f"{facts['crowds']} crowd regions are no boxes; alone they leave their class not judged.")
-    if stored:
-        notes.append(f"{stored} images have an EXIF rotation; it is not applied, as the boxes are those of the files.")
-    return tuple(notes)
+    notes += box_notes(clipped=objects.counted("clipped"), dropped=objects.counted("dropped"))
+    if crowds := objects.counted("crowds"):
+        notes.append(f"{crowds} crowd regions are no boxes; alone they leave their class not judged.")
+    return (*notes, *rotation_notes(stored or 0))

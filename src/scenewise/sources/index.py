@@ -123,6 +123,13 @@ def as_stored(record: Record) -> Record:
     return dataclasses.replace(record, size=(height, width), orientation=1)
 
 
+def check_some(index: FileIndex, where: Path) -> None:
+    """Raise UserError, with the first reason, when no image of `where` can be read."""
+    if not len(index):
+        first = index.unreadable[0]
+        raise UserError(f"data: no image of {where} can be read, e.g. {first.key}: {first.reason}")
+
+
 def unreadable_note(index: FileIndex) -> tuple[str, ...]:
     """Return the sentence on the listed images that cannot be read, if there are any."""
     broken = int(str(index.facts["rows"])) - len(index)

@@ -30,6 +30,22 @@ class Within(NamedTuple):
     empty: np.ndarray
 
 
+def box_notes(*, clipped: int, dropped: int) -> list[str]:
+    """Return a sentence on the boxes that were clipped, and one on those that were dropped, where there are any."""
+    notes = []
+    if clipped:
+        notes.append(f"{clipped} labelled boxes reached up to 1 px outside their image and were clipped.")
+    if dropped:
+        notes.append(f"{dropped} empty labelled boxes were dropped.")
+    return notes
+
+
+def rotation_notes(count: int) -> list[str]:
+    """Return the sentence on images whose boxes are those of the pixels as stored, where there are any."""
+    said = f"{count} images have an EXIF rotation; it is not applied, as the boxes are those of the files."
+    return [said] if count else []
+
+
 def clip(boxes: np.ndarray, sizes: np.ndarray) -> Within:
     """Clip (n, 4) boxes `x1, y1, x2, y2` to their images of (n, 2) sizes (height, width), pixels; NaN is outside."""
     limits = sizes[:, [1, 0, 1, 0]].astype(boxes.dtype)
@@ -161,6 +177,10 @@ class Objects:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def counted(self, name: str) -> int:
+        """Return how often something was met when the table was made: `clipped`, `dropped` boxes and others."""
+        return int(str(self.facts[name]))
 
     def annotated(self) -> np.ndarray:
         """Return (rows,) bool: whether anybody has looked for objects in the image."""

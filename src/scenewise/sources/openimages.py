@@ -12,7 +12,7 @@ import numpy as np
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.index import FileIndex, folder_index, unreadable_note
-from scenewise.sources.objects import Objects, file_state, kept_table
+from scenewise.sources.objects import Objects, box_notes, file_state, kept_table
 from scenewise.sources.openimages_csv import read_boxes, read_classes
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
@@ -120,14 +120,10 @@ def _ids(index: FileIndex, folder: Path) -> list[str]:
 
 
 def _notes(index: FileIndex, objects: Objects) -> tuple[str, ...]:
-    notes, facts = list(unreadable_note(index)), objects.facts
+    notes = list(unreadable_note(index))
     unknown = int((~objects.annotated()).sum())
     if unknown:
         notes.append(f"{unknown} of {len(index)} images are not in the table of boxes: no class of theirs is judged.")
-    if facts["unused"]:
-        notes.append(f"{facts['unused']} images in the table of boxes are not on the disk.")
-    if facts["clipped"]:
-        notes.append(f"{facts['clipped']} labelled boxes reached up to 1 px outside their image and were clipped.")
-    if facts["dropped"]:
-        notes.append(f"{facts['dropped']} empty labelled boxes were dropped.")
-    return tuple(notes)
+    if unused := objects.counted("unused"):
+        notes.append(f"{unused} images in the table of boxes are not on the disk.")
+    return (*notes, *box_notes(clipped=objects.counted("clipped"), dropped=objects.counted("dropped")))

@@ -11,7 +11,7 @@ import numpy as np
 
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources.base import Labels, Progress, Source
-from scenewise.sources.index import listed_index, unreadable_note
+from scenewise.sources.index import check_some, listed_index, unreadable_note
 from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.sources.walk import image_names
@@ -47,9 +47,7 @@ class TinyImageNetSource(Source):
         if folder != root:
             paths = [os.fsencode(folder.name) + b"/" + path for path in paths]
         index = listed_index(root, paths, name=f"tinyimagenet {split}", reindex=reindex, progress=progress)
-        if not len(index):
-            first = index.unreadable[0]
-            raise UserError(f"data: no image of {folder / split} can be read, e.g. {first.key}: {first.reason}")
+        check_some(index, folder / split)
         self._index = index
         self._labels = None if labels is None else np.array(labels, np.int64)[index.rows()]
         self.spec = spec.canonical(split=split)

@@ -11,7 +11,8 @@ import numpy as np
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources import voc_layout
 from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
-from scenewise.sources.index import FileIndex, as_stored, listed_index, unreadable_note
+from scenewise.sources.index import FileIndex, as_stored, check_some, listed_index, unreadable_note
+from scenewise.sources.objects import box_notes, rotation_notes
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
 
@@ -34,9 +35,7 @@ class VocSource(Source):
         ids = voc_layout.read_split(folder, split)
         paths = [f"VOCdevkit/VOC{year}/JPEGImages/{identity}.jpg".encode() for identity in ids]
         index = listed_index(root, paths, name=f"voc {year} {split}", reindex=reindex, progress=progress)
-        if not len(index):
-            first = index.unreadable[0]
-            raise UserError(f"data: no image of {folder} can be read, e.g. {first.key}: {first.reason}")
+        check_some(index, folder)
         self._index = index
         rotated = int((index.orientations() != 1).sum())
         rows = index.rows()
@@ -120,10 +119,6 @@ def _notes(index: FileIndex, annotations: voc_layout.Annotations | None, rotated
     notes = list(unreadable_note(index))
     if annotations is None:
         notes.append("No image of this split has an annotation file: there are no boxes.")
-    elif annotations.clipped:
-        notes.append(f"{annotations.clipped} labelled boxes reached up to 1 px outside their image and were clipped.")
-    if annotations is not None and annotations.dropped:
-        notes.append(f"{annotations.dropped} empty labelled boxes were dropped.")
-    if rotated:
-        notes.append(f"{rotated} images have an EXIF rotation; it is not applied, as the boxes are those of the files.")
-    return tuple(notes)
+    else:
+        notes += box_notes(clipped=annotations.clipped, dropped=annotations.dropped)
+    return (*notes, *rotation_notes(rotated))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from scenewise.views.augmentations import augmentation
 
 REFERENCE_SIZE = 224  # pixels: the size the papers' crops, patches and blurs are given for
+SMALL_SIZE = 96  # pixels of a small crop beside full ones (SwAV)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,23 @@ class Slot:
 
     def __post_init__(self) -> None:
         augmentation(self.augmentation)  # UserError for an unknown name, before any work starts
+
+
+def full_views(slots: Mapping[str, Slot]) -> float:
+    """Return how many full-size views the slots amount to: a small one counts by its area."""
+    return sum(slot.count * (slot.size / REFERENCE_SIZE) ** 2 for slot in slots.values())
+
+
+def multi_crop(augmentation: str, *, large: tuple[str, int], small: int) -> dict[str, Slot]:
+    """Return SwAV's multi-crop: full views (name of their slot and count) and `small` ones of 96 pixels.
+
+    Areas are 0.14 to 1 and 0.05 to 0.14 of the photo (arXiv 2006.09882, section 3.2).
+    """
+    name, count = large
+    return {
+        name: Slot(augmentation=augmentation, count=count, scale=(0.14, 1.0)),
+        "small": Slot(augmentation=augmentation, size=SMALL_SIZE, count=small, scale=(0.05, 0.14)),
+    }
 
 
 def scale_slots(slots: Mapping[str, Slot], size: int) -> dict[str, Slot]:
