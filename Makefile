@@ -29,6 +29,7 @@ check: $(VENV)/installed-test
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/ranking.py
+	$(BIN)/python benchmarks/transport.py
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/check_links.py

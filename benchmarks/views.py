@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from scenewise.sources import open_source
 from scenewise.types import Record
 from scenewise.views.pipeline import make_views
-from scenewise.views.regions import policy
+from scenewise.views.policies import policy_class
 from scenewise.views.slots import Slot
 
 SIZE = (427, 640)
@@ -44,7 +44,7 @@ def photos(count: int) -> list[bytes]:
 def contestants(size: int) -> dict[str, Callable[[int, bytes], object]]:
     """Return what is timed, by name: a function of (number, encoded photo)."""
     slots = {"query": Slot(augmentation="moco", size=size), "key": Slot(augmentation="moco", size=size)}
-    scene = policy("scene")
+    scene = policy_class("scene")()
     moco = v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),

@@ -10,11 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scenewise.api import demo, embed, evaluate, export, load_backbone, pretrain
+    from scenewise.api import audit, demo, embed, evaluate, export, load_backbone, pretrain, propose
     from scenewise.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "demo", "embed", "evaluate", "export", "load_backbone", "pretrain"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "audit",
+    "demo",
+    "embed",
+    "evaluate",
+    "export",
+    "load_backbone",
+    "pretrain",
+    "propose",
+]
 
 
 def __getattr__(name: str) -> Any:

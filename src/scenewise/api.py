@@ -12,20 +12,28 @@ from scenewise.engine.config import assign, build, merge, read_yaml
 from scenewise.engine.display import Display
 from scenewise.engine.folder import CONFIG, LAST, writing
 from scenewise.engine.processes import started_rank
-from scenewise.engine.run import Run, pretrain_run
+from scenewise.engine.proposing import Made
+from scenewise.engine.run import AUTO_GENERATOR, Run, pretrain_run
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
+from scenewise.proposals import kept
+from scenewise.proposals.selective_search import WORKING_SIZE
 from scenewise.recipes import recipe_tree
+from scenewise.tools.audit import LIMIT, audit_data
+from scenewise.tools.audit_figures import Audit
 from scenewise.tools.demo import run_demo
 from scenewise.tools.embed import embed_data
 from scenewise.tools.export import export as _export
+from scenewise.tools.inspect import COUNT, inspect_data, run_tree
 from scenewise.tools.judge import judge
+from scenewise.tools.propose import propose_data
 from scenewise.tools.report import report_run
 
 # the flags of `pretrain` and the settings they stand for
 FLAGS: Mapping[str, str] = {
     "data": "data.source",
-    "crops": "data.crops",
+    "crops": "crops.name",
+    "proposals": "data.proposals",
     "size": "data.size",
     "method": "method.name",
     "backbone": "backbone.name",
@@ -85,6 +93,7 @@ def pretrain(
     backbone: str | None = None,
     init: str | None = None,
     crops: str | None = None,
+    proposals: str | Path | None = None,
     size: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -107,6 +116,7 @@ def pretrain(
         "backbone": backbone,
         "init": init,
         "crops": crops,
+        "proposals": proposals,
         "size": size,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -125,6 +135,123 @@ def pretrain(
         with writing(folder):
             report_run(run.folder)
     return run
+
+
+def propose(
+    data: str,
+    *,
+    out: str | Path,
+    generator: str = AUTO_GENERATOR,
+    keep: int = kept.LIMIT,
+    seed: int = 0,
+    workers: int | None = None,
+    bing_model: str | Path | None = None,
+    like: str | Path | None = None,
+    mode: str = "light",
+    working_size: int = WORKING_SIZE,
+    resume: bool = False,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Made:
+    """Make object proposals once and keep them in a file (`scenewise propose`); `.to_json()` gives the command's JSON.
+
+    `like`: a proposal file whose box sizes the generator `random` takes. `mode`, `working_size` (pixels of the shorter
+    side, 0 for the full photo): of `selective-search`. Raises UserError for wrong input before any
+    work starts, and Interrupted once what is done is kept, for `resume`.
+    """
+    return propose_data(
+        data,
+        Path(out),
+        generator=generator,
+        keep=keep,
+        seed=seed,
+        workers=workers,
+        bing_model=None if bing_model is None else Path(bing_model),
+        like=None if like is None else Path(like),
+        mode=mode,
+        working_size=working_size,
+        resume=resume,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+
+
+def audit(
+    data: str,
+    *,
+    proposals: str | Path | None = None,
+    judge: str | Path | None = None,
+    html: str | Path | None = None,
+    limit: int = LIMIT,
+    size: int = 224,
+    seed: int = 0,
+    workers: int = 0,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Audit:
+    """Say what is in a folder and what to use for it (`scenewise audit`); `.to_json()` gives the command's JSON."""
+    return audit_data(
+        data,
+        proposals=None if proposals is None else str(proposals),
+        judge=None if judge is None else str(judge),
+        html=None if html is None else Path(html),
+        limit=limit,
+        size=size,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+
+
+def inspect(
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    method: str | None = None,
+    crops: str | None = None,
+    proposals: str | Path | None = None,
+    run: str | Path | None = None,
+    size: int | None = None,
+    count: int = COUNT,
+    seed: int | None = None,
+    epoch: int = 1,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Path:
+    """Write a sheet of what a method will really see of a few photos and return it (`scenewise inspect`).
+
+    With `run` what is not named is as that run has it, and of a UniVIP run its transport plans are drawn too.
+    """
+    flags = {
+        "data": data,
+        "method": method,
+        "crops": crops,
+        "proposals": proposals,
+        "size": size,
+        "seed": seed,
+    }
+    folder = None if run is None else Path(run)
+    base = {} if folder is None else run_tree(folder)
+    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base)
+    return inspect_data(
+        build(tree),
+        Path(out),
+        run=folder,
+        count=count,
+        epoch=epoch,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
 
 
 def evaluate(

@@ -97,7 +97,10 @@ def pretrain(
     method: Annotated[str | None, typer.Option(help="`scenewise methods` lists them")] = None,
     backbone: Annotated[str | None, typer.Option(help="a timm name, for example resnet50")] = None,
     init: Annotated[str | None, typer.Option(help="a SUBJECT whose weights to start from")] = None,
-    crops: Annotated[str | None, typer.Option(help="region policy, for example scene")] = None,
+    crops: Annotated[str | None, typer.Option(help="region policy: where views are cut (the method's own)")] = None,
+    proposals: Annotated[
+        str | None, typer.Option(help="a file of `scenewise propose`, auto, or labels (ablation only)")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="pixels of a full view (224)")] = None,
     epochs: Annotated[int | None, typer.Option(help="0 writes the initial backbone (200)")] = None,
     batch_size: Annotated[int | None, typer.Option(help="over all processes (256)")] = None,
@@ -134,6 +137,7 @@ def pretrain(
             backbone=backbone,
             init=init,
             crops=crops,
+            proposals=proposals,
             size=size,
             epochs=epochs,
             batch_size=batch_size,
@@ -155,6 +159,166 @@ def pretrain(
         display.say(f"stopped; the run is saved. Go on with the same command and --resume (run folder: {out})")
         raise
     display.say(f"done: {run.backbone}, {run.folder / 'report.html'}")
+
+
+@app.command(
+    epilog="Examples: scenewise audit PHOTOS | "
+    "scenewise audit PHOTOS --proposals proposals.arrow --html audit.html --json audit.json --workers 2"
+)
+def audit(
+    data: DataArgument,
+    proposals: Annotated[
+        str | None, typer.Option(help="what object-aware crops are cut by: a file of `scenewise propose`, or labels")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="who says where objects are: labels (where known), another file, or saliency (elsewhere)"),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="also write one self-contained page")] = None,
+    json_file: JsonOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="images decoded, drawn by the seed")] = 2000,
+    size: Annotated[int, typer.Option(min=16, help="pixels of a full view")] = 224,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: WorkersOption = 0,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Read a folder as training would: what is in it, whether two crops share an object, what to use therefore."""
+    from scenewise import api
+    from scenewise.engine.display import terminal
+
+    _check_json(json_file)
+    found = api.audit(
+        data,
+        proposals=proposals,
+        judge=judge,
+        html=html,
+        limit=limit,
+        size=size,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=terminal(),
+    )
+    typer.echo(found.to_text())
+    _write_json(json_file, found.to_json())
+
+
+@app.command(
+    epilog="Examples: scenewise inspect PHOTOS --method mls --out sheet.png | "
+    "scenewise inspect PHOTOS --method univip --crops overlap --proposals proposals.arrow --out sheet.png | "
+    "scenewise inspect --run RUN --out sheet.png"
+)
+def inspect(
+    data: Annotated[
+        str | None,
+        typer.Argument(help="a folder of images, or kind:path[?option=value]; may be left out with --run or --config"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the PNG to write")] = ...,  # type: ignore[assignment]
+    method: Annotated[str | None, typer.Option(help="`scenewise methods` lists them")] = None,
+    crops: Annotated[str | None, typer.Option(help="region policy: where views are cut (the method's own)")] = None,
+    proposals: Annotated[
+        str | None, typer.Option(help="a file of `scenewise propose`, or labels (ablation only)")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="a run folder: as it has seen its data; of UniVIP also its transport plans")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="pixels of a full view (224)")] = None,
+    count: Annotated[int, typer.Option(min=1, help="photos, spread over the data")] = 6,
+    seed: Annotated[int | None, typer.Option(help="of everything random (0)")] = None,
+    epoch: Annotated[int, typer.Option(min=1, help="views of which epoch")] = 1,
+    recipe: Annotated[str | None, typer.Option(help="`scenewise recipes` lists them")] = None,
+    config: Annotated[Path | None, typer.Option(help="a YAML file, for example RUN/config.yaml")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="any setting, for example method.instances=2"),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Draw what a method will really see: crops on the photos, the rendered views, and how the policy did."""
+    from scenewise import api
+    from scenewise.engine.config import flat_settings
+    from scenewise.engine.display import terminal
+
+    display = terminal()
+    written = api.inspect(
+        data,
+        out=out,
+        method=method,
+        crops=crops,
+        proposals=proposals,
+        run=run,
+        size=size,
+        count=count,
+        seed=seed,
+        epoch=epoch,
+        recipe=recipe,
+        config=config,
+        settings=flat_settings(settings or []),
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+    display.say(f"done: {written}")
+
+
+@app.command(
+    epilog="Examples: scenewise propose PHOTOS --out proposals.arrow | "
+    "scenewise propose PHOTOS --out bing.arrow --generator bing --bing-model MODELS | "
+    "scenewise propose PHOTOS --out control.arrow --generator random --like proposals.arrow | "
+    "scenewise pretrain PHOTOS --method byol --crops object --proposals proposals.arrow --out RUN"
+)
+def propose(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="an Arrow file: one row an image, best box first")],
+    generator: Annotated[
+        str,
+        typer.Option(help="selective-search, bing, random, grid, or labels (labelled boxes: for ablations only)"),
+    ] = "selective-search",
+    keep: Annotated[int, typer.Option(min=1, help="boxes of an image at most")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="of what a generator draws")] = 0,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes (one a core)")] = None,
+    bing_model: Annotated[Path | None, typer.Option(help="folder of BING's model, for bing")] = None,
+    like: Annotated[Path | None, typer.Option(help="proposal file whose box sizes are taken, for random")] = None,
+    mode: Annotated[str, typer.Option(help="of selective-search: light, fast, quality or single")] = "light",
+    working_size: Annotated[
+        int, typer.Option(min=0, help="of selective-search: pixels of the shorter side, 0 for the full photo")
+    ] = 224,
+    json_file: JsonOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where it was interrupted")] = False,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Make object proposals once and keep them in a file for --proposals."""
+    from scenewise import api
+    from scenewise.engine.display import terminal
+
+    _check_json(json_file)
+    display = terminal()
+    try:
+        made = api.propose(
+            data,
+            out=out,
+            generator=generator,
+            keep=keep,
+            seed=seed,
+            workers=workers,
+            bing_model=bing_model,
+            like=like,
+            mode=mode,
+            working_size=working_size,
+            resume=resume,
+            overwrite=overwrite,
+            reindex=reindex,
+            display=display,
+        )
+    except Interrupted:
+        display.say(f"stopped; what is done is kept in {out}.partial. Go on with the same command and --resume")
+        raise
+    display.say(f"done: {made.file}")
+    _write_json(json_file, made.to_json())
 
 
 @app.command(

@@ -2,6 +2,7 @@
 
 pixels                           (seed, "pixels", epoch, image, slot, view)
 regions, proposals, view swaps   (seed, "regions", epoch, image)
+boxes of a proposal generator    (seed, "proposals", image)
 shuffles and dropout             (seed, "shuffle" | "dropout", step)
 initial weights                  (seed, "weights")
 order of the samples             (seed, "order", epoch)

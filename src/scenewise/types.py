@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -48,6 +49,15 @@ class Skip:
     replacement: int = -1
 
 
+class View(enum.IntEnum):
+    """What a view was cut from."""
+
+    SCENE = 0  # a random crop of the whole photo
+    OBJECT = 1  # a crop inside an object's window
+    CONTEXT = 2  # a crop inside the dilated or shifted window of an object
+    INSTANCE = 3  # a whole object
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One step's input. V views of a slot, B images.
@@ -55,12 +65,16 @@ class Batch:
     index: (B,) source index of each image.
     views: slot -> (V, B, 3, size, size), uint8 from the loader, normalised float32 when a method sees it.
     boxes: slot -> (V, B, 4) where each view was cut, `x1, y1, x2, y2` in pixels of the upright photo.
+    kinds: slot -> (V, B) int8, what each view was cut from: a `scenewise.types.View`.
+    figures: name -> (B,) float32, what the region policy counted for each image (fallbacks, attempts, ...).
     skipped: images of this batch that could not be read and were replaced.
     """
 
     index: Int[Tensor, " batch"]
     views: Mapping[str, Tensor]
     boxes: Mapping[str, Tensor]
+    kinds: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
@@ -77,6 +91,8 @@ class Batch:
             index=function(self.index),
             views={name: function(view) for name, view in self.views.items()},
             boxes={name: function(box) for name, box in self.boxes.items()},
+            kinds={name: function(kind) for name, kind in self.kinds.items()},
+            figures={name: function(figure) for name, figure in self.figures.items()},
         )
 
 

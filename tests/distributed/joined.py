@@ -41,11 +41,9 @@ def swapped(first: Tensor, second: Tensor, joined: Callable[[Tensor], Tensor]) -
 
 
 def transported(first: Tensor, second: Tensor, joined: Callable[[Tensor], Tensor]) -> Tensor:
-    """UniVIP: pairs of rows as the two instances of an image."""
+    """UniVIP: pairs of rows as the two instances of an image, and as its two scenes."""
     online, target = first.unflatten(0, (-1, 2)), second.detach().unflatten(0, (-1, 2))
-    cost = 1 - unit(online).detach() @ unit(target).transpose(1, 2)
-    even = torch.ones(cost.shape[:2])
-    return losses.instance_loss(online, target, losses.sinkhorn_plan(cost, even, even))
+    return losses.instance_loss(online, target, losses.match_instances(online, target, online, target).plan)
 
 
 def shifted(first: Tensor, second: Tensor, joined: Callable[[Tensor], Tensor]) -> Tensor:

@@ -178,4 +178,4 @@ def test_the_compared_run_did_something(single: dict[str, Any], trained: str) ->
     assert len(moved) > 4
     # a batch norm takes the constants before it away, and their gradients
     assert sum(change > 1e-4 for change in moved) > 0.7 * len(moved)
-    assert found["3/loss"] > 0.1
+    assert abs(found["3/loss"]) > 0.1  # UniVIP's is a sum of minus cosines

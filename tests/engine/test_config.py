@@ -238,13 +238,26 @@ def test_every_setting_has_its_dotted_name() -> None:
     assert flat["seed"] == 0
     count = sum(
         len(dataclasses.fields(part))
-        for part in (config.data, config.method_config, config.backbone, config.optimiser, config.engine, config.probe)
+        for part in (
+            config.data,
+            config.method_config,
+            config.crops,
+            config.backbone,
+            config.optimiser,
+            config.engine,
+            config.probe,
+        )
     )
-    assert len(flat) == count + 2  # method.name and seed
+    assert len(flat) == count + 3  # method.name, crops.name and seed
 
 
 def test_names_that_are_judged_later_are_told_with_the_rest() -> None:
-    tree = {"data": {"source": "x", "crops": "scne"}, "method": {"name": "mlss"}, "backbone": {"name": "resnt18"}}
+    tree = {
+        "data": {"source": "x"},
+        "crops": {"name": "scne"},
+        "method": {"name": "mlss"},
+        "backbone": {"name": "resnt18"},
+    }
     with pytest.raises(UserError) as caught:
         build(tree)
     told = " ".join(caught.value.problems)

@@ -28,6 +28,7 @@ def sections(name: str, photos: Path) -> dict[str, Any]:
     return {
         "data": {"source": str(photos), "size": 32},
         "method": {"name": name, **{key: value for key, value in SMALL.items() if key in known}},
+        "crops": {"name": "scene"},  # these photos have no proposals
         "backbone": {"name": "test_resnet"},
         "engine": {
             "epochs": 2, "batch_size": 8, "workers": 0, "threads": 1, "precision": "32", "device": "cpu",

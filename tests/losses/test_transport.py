@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenewise.losses import instance_loss, prototype_codes, sinkhorn_plan, swapped_prediction
+from scenewise.losses import (
+    instance_loss,
+    instance_marginals,
+    match_instances,
+    prototype_codes,
+    sinkhorn_plan,
+    swapped_prediction,
+)
 
 
 def draw(seed, *shape):
@@ -21,14 +28,18 @@ def cosine(first, second):
     return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
+def share(weights):
+    return weights / weights.sum()
+
+
 def slow_plan(cost, rows, columns, epsilon, iterations):
     """Scale the kernel's rows, then its columns, until the sums are the marginals: the textbook form, no logarithm."""
     plan = np.exp(-cost / epsilon)
     for _ in range(iterations):
         for m in range(len(rows)):
-            plan[m] *= rows[m] / rows.sum() / plan[m].sum()
+            plan[m] *= rows[m] / plan[m].sum() if rows[m] else 0.0
         for n in range(len(columns)):
-            plan[:, n] *= columns[n] / columns.sum() / plan[:, n].sum()
+            plan[:, n] *= columns[n] / plan[:, n].sum() if columns[n] else 0.0
     return plan
 
 
@@ -67,7 +78,8 @@ def test_the_plan_equals_matrix_scaling(epsilon, iterations):
     cost, rows, columns = draw(0, 5, 4, 3).abs(), draw(1, 5, 4).abs(), draw(2, 5, 3).abs()
     plan = sinkhorn_plan(cost, rows, columns, epsilon=epsilon, iterations=iterations)
     for b in range(5):
-        expected = slow_plan(cost[b].numpy(), rows[b].numpy(), columns[b].numpy(), epsilon, iterations)
+        marginals = share(rows[b].numpy()), share(columns[b].numpy())
+        expected = slow_plan(cost[b].numpy(), *marginals, epsilon, iterations)
         np.testing.assert_allclose(plan[b].numpy(), expected, rtol=1e-9)
 
 
@@ -168,6 +180,117 @@ def test_plans_and_codes_carry_no_gradient():
     leaves = [draw(0, 2, 3, 3).requires_grad_(), draw(1, 2, 3).requires_grad_(), draw(2, 2, 3).requires_grad_()]
     assert not sinkhorn_plan(*leaves).requires_grad
     assert not prototype_codes(draw(0, 4, 3).requires_grad_()).requires_grad
+
+
+# --- which instances belong together ---------------------------------------------------------------------------------
+
+
+def slow_marginals(online, target, online_scenes, target_scenes, features):
+    """The printed formula, one image and one instance at a time."""
+    sides = [side.double().numpy() for side in (online, target, online_scenes, target_scenes)]
+    if features == "l2":
+        sides = [side / np.linalg.norm(side, axis=-1, keepdims=True) for side in sides]
+    o, t, fo, ft = sides
+    rows, columns = np.zeros(o.shape[:2]), np.zeros(t.shape[:2])
+    for b, k in itertools.product(*map(range, o.shape[:2])):
+        rows[b, k] = max(0.0, o[b, k] @ (ft[b, 0] + ft[b, 1]) / 2)
+        columns[b, k] = max(0.0, t[b, k] @ (fo[b, 0] + fo[b, 1]) / 2)
+    return rows, columns
+
+
+def instances_and_scenes(seed, batch=6, count=4, width=5):
+    return [draw(seed + i, batch, n, width) for i, n in enumerate((count, count, 2, 2))]
+
+
+@pytest.mark.parametrize("features", ["raw", "l2"])
+def test_the_marginals_equal_the_printed_formula(features):
+    sides = instances_and_scenes(0)
+    found, expected = instance_marginals(*sides, features=features), slow_marginals(*sides, features)
+    for side, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(side, wanted, rtol=1e-12)
+        assert (side == 0).any() and (side > 0).any()
+    longer = instance_marginals(*(3 * side for side in sides), features=features)
+    torch.testing.assert_close(longer, tuple(side * (9 if features == "raw" else 1) for side in found))
+
+
+def test_the_hand_example_of_the_marginals_and_of_their_plan():
+    online = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]).double()
+    target = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).double()
+    online_scenes, target_scenes = (torch.tensor([[scene, scene]]).double() for scene in ([1.0, 1.0], [2.0, 1.0]))
+    rows, columns = instance_marginals(online, target, online_scenes, target_scenes)
+    assert (rows.tolist(), columns.tolist()) == ([[2.0, 1.0]], [[1.0, 2.0]])
+    matching = match_instances(online, target, online_scenes, target_scenes)
+    np.testing.assert_allclose(matching.plan[0], [[0.33331820, 0.33334847], [0.00001513, 0.33331820]], atol=1e-7)
+    assert instance_loss(online, target, matching.plan).item() == pytest.approx(-0.8047227229, abs=1e-8)
+    assert matching.diagonal.item() == pytest.approx(2 * 0.33331820, abs=1e-7)
+    assert matching.row_error.item() == pytest.approx(2 / 3 - 0.33331820 - 0.33334847, abs=1e-7)
+    assert matching.uniform_share.item() == 0
+
+
+@pytest.mark.parametrize("norm", ["sum1", "none"])
+@pytest.mark.parametrize("features", ["raw", "l2"])
+def test_the_matching_equals_matrix_scaling_between_the_marginals(features, norm):
+    sides = instances_and_scenes(0)
+    settings = {"marginal_features": features, "marginal_norm": norm, "epsilon": 0.5, "iterations": 7}
+    found = match_instances(*sides, **settings)
+    rows, columns = slow_marginals(*sides, features)
+    assert (rows.sum(axis=1) > 0).all() and (columns.sum(axis=1) > 0).all()
+    diagonal, errors = [], []
+    for b in range(len(rows)):
+        cost = np.array([[1 - cosine(o, t) for t in sides[1][b].numpy()] for o in sides[0][b].numpy()])
+        plan = slow_plan(cost, share(rows[b]), share(columns[b]), 0.5, 7)
+        diagonal.append(np.trace(plan))
+        errors.append(abs(plan.sum(axis=1) - share(rows[b])).max())
+        # as printed: the kernel is scaled to marginals of different mass, columns last
+        expected = plan if norm == "sum1" else slow_plan(cost, rows[b], columns[b], 0.5, 7)
+        np.testing.assert_allclose(found.plan[b], expected, rtol=1e-9, atol=1e-15)
+    assert found.diagonal.item() == pytest.approx(np.mean(diagonal), rel=1e-9)
+    assert found.row_error.item() == pytest.approx(np.mean(errors), rel=1e-6)
+    assert 1e-6 < found.row_error.item() < 0.2
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**20), count=st.integers(1, 5))
+def test_the_order_of_the_instances_permutes_the_plan(seed, count):
+    online, target, *scenes = instances_and_scenes(seed, batch=2, count=count)
+    turn, flip = (torch.randperm(count, generator=torch.Generator().manual_seed(seed + i)) for i in range(2))
+    plain, moved = match_instances(online, target, *scenes), match_instances(online[:, turn], target[:, flip], *scenes)
+    torch.testing.assert_close(moved.plan, plain.plan[:, turn][:, :, flip])
+    torch.testing.assert_close(instance_loss(online[:, turn], target[:, flip], moved.plan), (
+        instance_loss(online, target, plain.plan)
+    ))  # fmt: skip
+    if count == 1:
+        torch.testing.assert_close(plain.plan, torch.ones(2, 1, 1).double())
+
+
+def test_instances_unlike_every_scene_are_weighed_alike_and_counted():
+    online, target, *scenes = instances_and_scenes(0, batch=2)
+    against = -scenes[1][:1].mean(dim=1, keepdim=True)
+    unlike = torch.cat([against.expand(1, 4, 5), online[1:]])  # image 0: every product with the scenes is negative
+    found = match_instances(unlike, target, *scenes)
+    np.testing.assert_allclose(found.plan[0].sum(dim=1), [0.25] * 4, atol=0.01)
+    assert found.uniform_share.item() == 0.25  # one of the four marginals
+    nothing = match_instances(torch.zeros(2, 4, 5), torch.zeros(2, 4, 5), *(torch.zeros(2, 2, 5),) * 2)
+    torch.testing.assert_close(nothing.plan, torch.full((2, 4, 4), 1 / 16))
+    assert nothing.uniform_share == 1 and nothing.diagonal.item() == pytest.approx(0.25)
+    massless = match_instances(unlike, -unlike, *scenes, marginal_norm="none")
+    assert massless.plan.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_matching_lifts_half_precision_and_autocast_changes_nothing(dtype):
+    sides = [(3 * side).to(dtype) for side in instances_and_scenes(0, batch=16, width=64)]
+    found, wide = match_instances(*sides), match_instances(*(side.double() for side in sides))
+    assert found.plan.dtype == torch.float32
+    torch.testing.assert_close(found.plan.double(), wide.plan, rtol=1e-3, atol=1e-6)
+    assert abs(instance_loss(*sides[:2], found.plan).item() - instance_loss(*sides[:2], wide.plan).item()) < 1e-3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(match_instances(*sides).plan, found.plan)
+
+
+def test_a_matching_carries_no_gradient():
+    found = match_instances(*(side.requires_grad_() for side in instances_and_scenes(0)))
+    assert not any(value.requires_grad for value in (found.plan, found.diagonal, found.row_error, found.uniform_share))
 
 
 # --- the instance term ----------------------------------------------------------------------------------------------

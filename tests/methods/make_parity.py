@@ -67,12 +67,13 @@ def ours(name: str) -> Method:
     config, _ = kind.resolve(kind.Config(**SETTINGS[name]), images=1000, batch_size=BATCH)
     method = kind(config, Backbone(), FEATURES).double()
     random = np.random.RandomState(list(name.encode()))
-    online = {key: value for key, value in method.named_parameters() if value.requires_grad}
+    online = {key: value for key, value in parameters(method).items() if value.requires_grad}
     for key, value in online.items():
         centre = 1.0 if value.ndim == 1 and key.endswith("weight") else 0.0  # of a norm
         value.data = torch.from_numpy(centre + 0.4 * random.standard_normal(tuple(value.shape)))
     if name in ("mocov2", "byol"):
-        method.teacher.load_state_dict(method.encoder.state_dict())
+        networks = method.core if name == "byol" else method
+        networks.teacher.load_state_dict(networks.encoder.state_dict())
     if name == "mocov2":
         rows = torch.from_numpy(random.standard_normal((3 * BATCH, WIDTH)))
         method.queue.rows_projection = F.normalize(rows, dim=1)
@@ -80,6 +81,11 @@ def ours(name: str) -> Method:
         method.prototypes.settle()
         method.prototypes.start = method.prototypes.weight.detach().clone()
     return method
+
+
+def parameters(method: Method) -> dict[str, nn.Parameter]:
+    """Return all parameters by name; BYOL's without the name of the part they share with UniVIP."""
+    return {key.removeprefix("core."): value for key, value in method.named_parameters()}
 
 
 def batch(method: Method, step: int) -> Batch:
@@ -102,7 +108,7 @@ class Twin(nn.Module):
 
     def adopt(self, method: Method) -> None:
         """Take the weights of ours; what ours has not is held at zero."""
-        known = dict(method.named_parameters())
+        known = parameters(method)
         for key, value in self.named().items():
             if key in known:
                 value.data.copy_(known[key].data)
@@ -252,11 +258,11 @@ def our_steps(name: str) -> Iterator[Record]:
         output = method.step(batch(method, step), progress(step))
         optimiser.zero_grad()
         output.loss.backward()
-        gradients = {key: value.grad for key, value in method.named_parameters() if value.grad is not None}
+        gradients = {key: value.grad for key, value in parameters(method).items() if value.grad is not None}
         record = {"loss": output.loss.detach(), "gradients": copies(gradients)}
         optimiser.step()
         method.after_update(progress(step))
-        teacher = {key: value for key, value in method.named_parameters() if key.startswith("teacher.")}
+        teacher = {key: value for key, value in parameters(method).items() if key.startswith("teacher.")}
         columns = [rows for queue in queues for rows in queue.read().rows.values()]
         yield record | {"teacher": copies(teacher), "queue": copies(numbered(columns))}
 

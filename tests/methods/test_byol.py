@@ -35,14 +35,14 @@ def test_the_loss_is_the_formula_in_both_directions(lab, norm: str) -> None:
     output = method.step(batch, lab.progress(3))
     first, second = batch.views["first"][0], batch.views["second"][0]
     with torch.no_grad():  # each view alone: its batch statistics are its own
-        predictions = [method.predictor(method.encoder(view)[1]) for view in (first, second)]
-        targets = [method.teacher(view)[1] for view in (first, second)]
+        predictions = [method.core.predictor(method.core.encoder(view)[1]) for view in (first, second)]
+        targets = [method.core.teacher(view)[1] for view in (first, second)]
     expected = slow_regression(predictions[0], targets[1]) + slow_regression(predictions[1], targets[0])
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
     assert 0 <= output.loss.item() <= 8
     torch.testing.assert_close(output.embeddings, predictions[0])
     torch.testing.assert_close(output.targets, targets[1])
-    assert not torch.allclose(targets[1], method.encoder(second)[1], atol=1e-4), "the teacher is another network"
+    assert not torch.allclose(targets[1], method.core.encoder(second)[1], atol=1e-4), "the teacher is another network"
 
 
 def test_the_views_may_be_exchanged(lab) -> None:
@@ -59,8 +59,8 @@ def test_the_views_may_be_exchanged(lab) -> None:
 def test_the_loss_ends_at_0_and_8(lab, sign: float, expected: float) -> None:
     """A predictor that changes nothing, or the sign, between two equal networks and two equal views."""
     method = lab.method("byol")
-    method.predictor = nn.Linear(256, 256, bias=False)
-    method.predictor.weight.data = sign * torch.eye(256)
+    method.core.predictor = nn.Linear(256, 256, bias=False)
+    method.core.predictor.weight.data = sign * torch.eye(256)
     batch = lab.batch(method, 0)
     same = dataclasses.replace(batch, views=dict.fromkeys(("first", "second"), batch.views["first"]))
     assert method.step(same, lab.progress(0)).loss.item() == pytest.approx(expected, abs=1e-5)
@@ -83,7 +83,7 @@ def test_the_teacher_has_batch_statistics_of_its_own_passes(lab) -> None:
     method = lab.method("byol", norm="batch", momentum=1.0, momentum_schedule="constant")
     optimiser = lab.optimiser(method, lr=0.5)
     lab.run(method, range(3), optimiser=optimiser)
-    online, teacher = method.backbone.layers[4], method.teacher.backbone.layers[4]
+    online, teacher = method.backbone.layers[4], method.core.teacher.backbone.layers[4]
     assert teacher.num_batches_tracked == online.num_batches_tracked == 6
     assert not torch.allclose(online.running_var, teacher.running_var)
 
@@ -111,18 +111,20 @@ def test_the_teacher_moves_by_the_momentum_of_the_step_that_was_taken(
     lab, schedule: str, step: int, momentum: float
 ) -> None:
     method = lab.method("byol", momentum=0.9, momentum_schedule=schedule)  # of 100 steps
-    for parameter in method.encoder.parameters():
+    for parameter in method.core.encoder.parameters():
         parameter.data += 1.0
-    before = [parameter.clone() for parameter in method.teacher.parameters()]
+    before = [parameter.clone() for parameter in method.core.teacher.parameters()]
     method.after_update(lab.progress(step))
-    for old, new, online in zip(before, method.teacher.parameters(), method.encoder.parameters(), strict=True):
+    for old, new, online in zip(
+        before, method.core.teacher.parameters(), method.core.encoder.parameters(), strict=True
+    ):
         torch.testing.assert_close(new, momentum * old + (1 - momentum) * online.detach())
 
 
 def test_the_teacher_is_the_encoder_without_a_predictor(lab) -> None:
     method = lab.method("byol")
-    assert method.teacher.state_dict().keys() == method.encoder.state_dict().keys()
-    pairs = zip(method.encoder.state_dict().values(), method.teacher.state_dict().values(), strict=True)
+    assert method.core.teacher.state_dict().keys() == method.core.encoder.state_dict().keys()
+    pairs = zip(method.core.encoder.state_dict().values(), method.core.teacher.state_dict().values(), strict=True)
     assert all(torch.equal(online, teacher) for online, teacher in pairs)
 
 
@@ -130,9 +132,9 @@ def test_the_heads_have_the_published_sizes() -> None:
     """On ResNet-50's features: 2048 -> 4096 -> 256 -> 4096 -> 256, a bias and a norm inside, no bias at the end."""
     with torch.device("meta"):
         method = BYOL(BYOL.Config(), nn.Identity(), 2048)
-    assert size(method.encoder.head) == 2048 * 4096 + 4096 + 2 * 4096 + 4096 * 256
-    assert size(method.predictor) == 256 * 4096 + 4096 + 2 * 4096 + 4096 * 256
-    for head in (method.encoder.head, method.predictor):
+    assert size(method.core.encoder.head) == 2048 * 4096 + 4096 + 2 * 4096 + 4096 * 256
+    assert size(method.core.predictor) == 256 * 4096 + 4096 + 2 * 4096 + 4096 * 256
+    for head in (method.core.encoder.head, method.core.predictor):
         assert [type(layer) for layer in head] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
         assert head[3].bias is None
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scenewise.methods import method_class
 from scenewise.methods.mocov2 import MoCoV2
 from scenewise.parts.queue import Queue, Snapshot
-from scenewise.types import Batch
+from scenewise.types import Batch, View
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -138,3 +138,70 @@ def test_the_symmetric_loss_is_the_sum_of_both_directions_on_the_same_old_queue(
 def test_a_linear_head_is_one_layer(lab) -> None:
     method = lab.method("mocov2", head="linear", width=5)
     assert [tuple(value.shape) for value in method.encoder.head.parameters()] == [(5, 16), (5,)]
+
+
+def with_kinds(batch: Batch, query: list[int], key: list[int]) -> Batch:
+    """Return the batch with a kind for each view, repeated over its rows."""
+    count = len(batch.index)
+    kinds = {
+        slot: torch.tensor((kind * count)[:count], dtype=torch.int8)[None]
+        for slot, kind in (("query", query), ("key", key))
+    }
+    return dataclasses.replace(batch, kinds=kinds)
+
+
+OBJECT, CONTEXT, SCENE = int(View.OBJECT), int(View.CONTEXT), int(View.SCENE)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_with_dual_heads_a_key_and_its_negatives_come_from_one_head(lab, mask: bool) -> None:
+    """Against MoCo's formula, row by row, on the queue of the head that the row's key went through."""
+    method = lab.method("mocov2", heads="dual", dictionary_size=30, mask_own_image=mask)
+    kinds = [OBJECT, CONTEXT, SCENE, CONTEXT], [CONTEXT, OBJECT, SCENE, OBJECT]
+    for number in range(3):
+        method.step(with_kinds(lab.batch(method, number), *kinds), lab.progress(number))
+    batch = with_kinds(lab.batch(method, 9), *kinds)
+    queues = {True: method.object_queue.read(), False: method.queue.read()}
+    assert {key: int(queue.valid.sum()) for key, queue in queues.items()} == {True: 12, False: 12}
+    batch = dataclasses.replace(batch, index=torch.cat([queues[True].image[:4], batch.index[4:]]))
+    query, key = batch.views["query"][0], batch.views["key"][0]
+    output = method.step(batch, lab.progress(9))
+    losses = []
+    for row in range(len(batch.index)):
+        shows = {slot: bool(batch.kinds[slot][0, row] == OBJECT) for slot in ("query", "key")}
+        place = 0 if shows["query"] else 1
+        torch.testing.assert_close(output.embeddings[row], method.encoder(query)[1][row, place], rtol=1e-4, atol=1e-5)
+        one = dataclasses.replace(batch, index=batch.index[row : row + 1])
+        losses.append(
+            slow_contrast(
+                output.embeddings[row : row + 1],
+                output.targets[row : row + 1],
+                queues[shows["key"]],
+                one,
+                temperature=0.2,
+                mask=mask,
+            )
+        )
+    assert output.loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    assert key.shape == query.shape
+
+
+def test_with_dual_heads_each_head_learns_from_its_own_rows(lab) -> None:
+    method = lab.method("mocov2", heads="dual", dictionary_size=30)
+    method.step(with_kinds(lab.batch(method, 0), [OBJECT, CONTEXT], [OBJECT, CONTEXT]), lab.progress(0))
+    for kind, silent in ((OBJECT, method.encoder.head.scenes), (CONTEXT, method.encoder.head.objects)):
+        method.zero_grad()
+        method.step(with_kinds(lab.batch(method, 1), [kind], [OBJECT, CONTEXT]), lab.progress(1)).loss.backward()
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in silent.parameters())
+        speaking = method.encoder.head.objects if kind == OBJECT else method.encoder.head.scenes
+        assert all(parameter.grad.any() for parameter in speaking.parameters())
+
+
+def test_with_dual_heads_keys_go_to_the_queue_of_their_head(lab) -> None:
+    method = lab.method("mocov2", heads="dual", dictionary_size=30, symmetric=True)
+    batch = with_kinds(lab.batch(method, 0), [OBJECT, CONTEXT], [CONTEXT, CONTEXT, SCENE, OBJECT])
+    method.step(batch, lab.progress(0))
+    for queue, shown in ((method.object_queue, True), (method.queue, False)):
+        expected = torch.cat([batch.index[(batch.kinds[slot][0] == OBJECT) == shown] for slot in ("key", "query")])
+        found = queue.read()
+        assert found.image[found.valid].tolist() == expected.tolist()

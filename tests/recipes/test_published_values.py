@@ -39,6 +39,11 @@ TRAINING: dict[str, tuple[Any, ...]] = {
     "densecl-coco-1600": ("sgd", 0.3, 1e-4, False, 0, "epoch", 256, 1600),
     "simclr-coco-800": ("lars", 0.6, 1e-6, True, 10, "epoch", 512, 800),
     "byol-coco-800": ("sgd", 0.4, 1e-4, False, 4, "epoch", 512, 800),
+    "univip-coco-800": ("sgd", 0.4, 1e-4, False, 4, "epoch", 512, 800),
+    "univip-coco-plus-800": ("sgd", 0.4, 1e-4, False, 4, "epoch", 512, 800),
+    "oac-coco-200": ("sgd", 0.03, 1e-4, False, 0, "epoch", 256, 200),
+    "oac-openimages-200": ("sgd", 0.015, 1e-4, False, 0, "epoch", 128, 200),
+    "mocov2-openimages-200": ("sgd", 0.015, 1e-4, False, 0, "epoch", 128, 200),
     "s2r2-coco": ("sgd", 0.06, 1e-4, False, 10, "step", 128, 100),
     "s2r2-stl10": ("adam", 3e-4, 1e-6, False, 10, "step", 128, 100),
     "simclr-cifar10": ("lars", 2.0, 1e-4, True, 10, "step", 512, 1000),
@@ -66,6 +71,8 @@ TRAINING: dict[str, tuple[Any, ...]] = {
     "ressl-imagenet-200": ("sgd", 0.05, 1e-4, True, 5, "step", 256, 200),
     "msf-imagenet-200": ("sgd", 0.05, 1e-4, False, 0, "epoch", 256, 200),
     "msf-imagenet-200-weak": ("sgd", 0.05, 1e-4, False, 0, "epoch", 256, 200),
+    "univip-imagenet-200": ("lars", 4.8, 1e-6, True, 10, "step", 4096, 200),
+    "univip-imagenet-300": ("lars", 4.8, 1e-6, True, 10, "step", 4096, 300),
 }
 
 # settings of the methods
@@ -81,6 +88,17 @@ METHOD: dict[str, dict[str, Any]] = {
     },
     "simclr-coco-800": {"temperature": 0.1, "hidden": 2048, "width": 128, "augmentation": "simclr"},
     "byol-coco-800": {"momentum": 0.99, "momentum_schedule": "cosine", "hidden": 4096, "width": 256},
+    "univip-coco-800": {
+        "instances": 4, "scene_instance_weight": 1, "instance_weight": 1, "instance_head": "linear",
+        "instance_aug": "independent", "regression": "neg_cosine", "marginal_norm": "sum1", "marginal_features": "raw",
+        "epsilon": 0.1, "iterations": 50, "momentum": 0.99, "momentum_schedule": "cosine", "hidden": 4096, "width": 256,
+    },
+    "univip-imagenet-200": {"instances": 4, "regression": "neg_cosine", "momentum": 0.99},
+    "oac-coco-200": {"momentum": 0.999, "dictionary_size": 65536, "width": 128, "temperature": 0.2},
+    "oac-openimages-200": {
+        "momentum": 0.999, "dictionary_size": 65536, "width": 128, "temperature": 0.2, "heads": "shared",
+        "symmetric": False,
+    },
     "simclr-cifar10": {"temperature": 0.5, "augmentation": "simclr-cifar"},
     "mocov2-cifar10": {
         "temperature": 0.1, "momentum": 0.99, "dictionary_size": 4096, "width": 128, "augmentation": "moco-cifar",
@@ -107,6 +125,20 @@ METHOD: dict[str, dict[str, Any]] = {
     "msf-imagenet-200-weak": {"k": 5, "query": "moco", "key": "weak"},
     "s2r2-stl10": {"views": 4, "relaxation": "smooth", "temperature": 0.05, "width": 128, "augmentation": "stl10"},
 }  # fmt: skip
+
+# how the views are cut, where not as usual
+OVERLAP = {
+    "name": "overlap", "instances": 4, "tries": 20, "min_size": 64, "max_aspect": 3, "max_iou": 0.5, "pick": "first",
+}  # fmt: skip
+OBJECT = {
+    "name": "object", "min_side": 32, "max_aspect": 4, "limit": 10, "dilation": 0.2, "dilation_mode": "image",
+    "geometry": "recommended", "context_scale": 0.2, "swap": 0.5,
+}  # fmt: skip
+CROPS = {
+    **{f"univip-{data}": OVERLAP for data in ("coco-800", "coco-plus-800", "imagenet-200", "imagenet-300")},
+    "oac-coco-200": OBJECT,
+    "oac-openimages-200": OBJECT,
+}
 
 # pixels and colours of the recipes on small pictures; the others have 224 and ImageNet's
 COLOURS: dict[str, tuple[int, Any]] = {
@@ -153,13 +185,20 @@ def test_training(name: str) -> None:
     assert asked.warmup_epochs == warmup
     assert asked.schedule == {"step": "cosine", "epoch": "cosine_epoch"}[cosine]
     assert peak_learning_rate(asked, batch) == pytest.approx(lr)
-    assert config.backbone.name == ("resnet50" if {"coco", "imagenet"} & set(name.split("-")) else "resnet18")
+    assert config.backbone.name == (
+        "resnet50" if {"coco", "imagenet", "openimages"} & set(name.split("-")) else "resnet18"
+    )
 
 
 @pytest.mark.parametrize("name", METHOD)
 def test_method(name: str) -> None:
     tree = recipe_tree(name)["method"]
     assert {setting: tree[setting] for setting in METHOD[name]} == METHOD[name]
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_crops(name: str) -> None:
+    assert recipe_tree(name).get("crops") == CROPS.get(name)
 
 
 @pytest.mark.parametrize("name", COLOURS)

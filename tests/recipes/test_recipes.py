@@ -31,6 +31,7 @@ NAMES = sorted(recipe_names())
 IMAGES = {
     "coco": 118_287,
     "imagenet": 1_281_167,
+    "openimages": 212_753,
     "cifar10": 50_000,
     "cifar100": 50_000,
     "stl10": 100_000,
@@ -72,8 +73,14 @@ def test_a_recipe_says_what_to_do_and_what_to_expect(name: str) -> None:
     assert re.search(r"Time: [\d.]+ hours? (on 8 )?\(estimate", text)
     command = shlex.split(next(line for line in lines if line.startswith("Command: ")).removeprefix("Command: "))
     assert command[:2] == ["scenewise", "pretrain"]
-    assert command[3:] == ["--recipe", name, "--out", "RUN"]
-    assert parse_spec(command[2]).kind in {"folder", *IMAGES}
+    cut_by_objects = build(merge(recipe_tree(name), {"data": {"source": command[2]}})).crops.needs_proposals
+    proposals = ["--proposals", "proposals.arrow"] if cut_by_objects else []
+    assert command[3:] == ["--recipe", name, *proposals, "--out", "RUN"]
+    assert parse_spec(command[2]).kind in {"folder", "csv", *IMAGES}
+    made = [shlex.split(line.removeprefix("Proposals: ")) for line in lines if line.startswith("Proposals: ")]
+    assert [line[:5] for line in made] == (
+        [["scenewise", "propose", command[2], "--out", "proposals.arrow"]] if cut_by_objects else []
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,6 +92,9 @@ def test_a_recipe_leaves_nothing_open_and_nothing_to_warn_of(name: str) -> None:
 
     assert {field: value for field, value in dataclasses.asdict(config.method_config).items() if value is not None} == (
         {field: value for field, value in tree["method"].items() if field != "name"}
+    )
+    assert {field: value for field, value in dataclasses.asdict(config.crops).items() if value is not None} == (
+        {field: value for field, value in tree.get("crops", {}).items() if field != "name"}
     )
     method_config, notes = kind.resolve(config.method_config, images=images, batch_size=engine.batch_size)
     assert (method_config, notes) == (config.method_config, [])
@@ -101,12 +111,15 @@ def test_a_recipe_leaves_nothing_open_and_nothing_to_warn_of(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_takes_two_steps(name: str) -> None:
-    plan = make_plan(build(small(name)), open_source("synthetic:8"))
+    config = build(small(name))
+    if config.crops.needs_proposals:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, proposals="labels"))
+    plan = make_plan(config, open_source("synthetic:8"))
     method, schedule, weights = plan.method, plan.schedule, plan.backbone.weights
     stated = recipe_tree(name)["data"]
     assert (weights.mean, weights.std) == (stated.get("mean", weights.mean), stated.get("std", weights.std))
     optimiser = make_optimiser(plan.config.optimiser, method, plan.peak_lr)
-    parts = Parts(plan.source, schedule, policy=plan.policy, slots=plan.slots)
+    parts = Parts(plan.source, schedule, policy=plan.config.crops, slots=plan.slots, proposals=plan.proposals)
     before = [parameter.detach().clone() for parameter in plan.backbone.parameters()]
     for step in range(2):
         batch = parts[step]
@@ -133,7 +146,7 @@ def test_a_recipe_takes_two_steps(name: str) -> None:
 
 def test_every_method_has_a_recipe() -> None:
     used = {recipe_tree(name)["method"]["name"] for name in NAMES}
-    assert used >= {"mls", "mocov2", "simclr", "byol", "swav", "densecl", "ressl", "msf", "msvq", "s2r2"}
+    assert used >= {"mls", "mocov2", "simclr", "byol", "swav", "densecl", "ressl", "msf", "msvq", "s2r2", "univip"}
 
 
 def test_changing_a_tree_does_not_change_the_recipe() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scenewise.report.curves import Curve, Panel, draw, panels
+from scenewise.report.curves import PANELS, Curve, Panel, draw, panels
 from scenewise.report.page import Sheet, _card, write_report
 from scenewise.report.records import ComparisonTable, RunRecord, read_run
 from scenewise.report.sheets import CropExample, crop_sheet
@@ -213,3 +213,9 @@ def test_steps_and_epochs_are_those_that_were_done() -> None:
     run = RunRecord(name="run", history=fabricated_lines(epochs=2, steps=4))
     facts = dict(_card(run).facts)
     assert (facts["steps"], facts["epochs"]) == ("8", "2")
+
+
+@pytest.mark.parametrize("figure", PANELS)
+def test_every_figure_that_has_a_panel_is_drawn(figure: str) -> None:
+    history = [{"step": step, "epoch": step, figure: 0.1 * step} for step in (1, 2, 3)]
+    assert [panel.title for panel in panels({"run": history})] == [PANELS[figure][0]]

@@ -18,7 +18,7 @@ from scenewise.types import Batch, Record
 from scenewise.views.collate import IMAGENET_MEAN, IMAGENET_STD, collate, normalise
 from scenewise.views.loading import load_batch
 from scenewise.views.pipeline import make_views
-from scenewise.views.regions import Scene
+from scenewise.views.scene import Scene
 from scenewise.views.slots import Slot
 
 SLOTS = {"query": Slot(augmentation="moco", size=16, count=2), "key": Slot(augmentation="moco", size=16)}
@@ -61,9 +61,9 @@ def test_layout() -> None:
     assert batch.boxes["query"].shape == (2, 3, 4) and batch.boxes["query"].dtype == torch.float32
     for views in batch.views.values():
         assert all(view.is_contiguous(memory_format=torch.channels_last) for view in views)
-    views, boxes = make_views(Source()[0], policy=Scene(), slots=SLOTS, seed=5, epoch=0)
+    views, regions = make_views(Source()[0], policy=Scene(), slots=SLOTS, seed=5, epoch=0)
     assert np.array_equal(batch.views["query"][1, 1].permute(1, 2, 0).numpy(), views["query"][1])
-    assert np.array_equal(batch.boxes["query"][1, 1].numpy(), boxes["query"][1])
+    assert np.array_equal(batch.boxes["query"][1, 1].numpy(), regions.boxes["query"][1])
 
 
 def test_a_batch_does_not_depend_on_its_neighbours() -> None:

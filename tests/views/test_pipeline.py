@@ -17,7 +17,8 @@ from scenewise.errors import ImageError, UserError
 from scenewise.types import Record, Size
 from scenewise.views import pipeline
 from scenewise.views.pipeline import make_views
-from scenewise.views.regions import Scene
+from scenewise.views.regions import RegionPolicy, Regions
+from scenewise.views.scene import Scene
 from scenewise.views.slots import Slot, scale_slots
 
 MakeRecord = Callable[..., Record]
@@ -25,7 +26,7 @@ Encode = Callable[..., bytes]
 SLOTS = scale_slots({"query": Slot(augmentation="moco", count=2), "key": Slot(augmentation="byol-second")}, 64)
 
 
-class Fixed:
+class Fixed(RegionPolicy):
     """A policy that always cuts the same boxes."""
 
     def __init__(self, boxes: Mapping[str, np.ndarray]) -> None:
@@ -33,8 +34,11 @@ class Fixed:
 
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        return dict(self.boxes)
+    ) -> Regions:
+        return Regions(dict(self.boxes), {name: np.zeros(len(boxes), np.int8) for name, boxes in self.boxes.items()})
+
+    def decide(self, mean_area: float) -> RegionPolicy:
+        return self
 
 
 def equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
@@ -43,12 +47,12 @@ def equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> 
 
 def test_views_and_boxes(scene: np.ndarray, encode: Encode, make_record: MakeRecord) -> None:
     record = make_record(encode(scene), scene.shape[:2], index=3)
-    views, boxes = make_views(record, policy=Scene(), slots=SLOTS, seed=1, epoch=2)
+    views, regions = make_views(record, policy=Scene(), slots=SLOTS, seed=1, epoch=2)
     assert {name: (view.shape, view.dtype) for name, view in views.items()} == {
         "query": ((2, 64, 64, 3), np.uint8),
         "key": ((1, 64, 64, 3), np.uint8),
     }
-    assert {name: (box.shape, box.dtype) for name, box in boxes.items()} == {
+    assert {name: (box.shape, box.dtype) for name, box in regions.boxes.items()} == {
         "query": ((2, 4), np.float32),
         "key": ((1, 4), np.float32),
     }
@@ -65,14 +69,14 @@ def test_nothing_but_the_keys_matters(scene: np.ndarray, encode: Encode, make_re
         cv2.setRNGSeed(state)
         cv2.setNumThreads(state + 1)
         again = make_views(record, policy=Scene(), slots=SLOTS, seed=1, epoch=2)
-        assert equal(first[0], again[0]) and equal(first[1], again[1])
+        assert equal(first[0], again[0]) and equal(first[1].boxes, again[1].boxes)
     for changed in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
         other = make_views(record, policy=Scene(), slots=SLOTS, **changed)
-        assert not equal(first[0], other[0]) and not equal(first[1], other[1])
+        assert not equal(first[0], other[0]) and not equal(first[1].boxes, other[1].boxes)
     other = make_views(
         make_record(encode(scene), scene.shape[:2], index=4), policy=Scene(), slots=SLOTS, seed=1, epoch=2
     )
-    assert not equal(first[0], other[0]) and not equal(first[1], other[1])
+    assert not equal(first[0], other[0]) and not equal(first[1].boxes, other[1].boxes)
 
 
 def test_one_slots_chance_does_not_depend_on_another(scene: np.ndarray, make_record: MakeRecord) -> None:
@@ -101,10 +105,10 @@ def test_flips_and_boxes_are_right(make_record: MakeRecord) -> None:
     flips = 0
     slots = {"query": Slot(augmentation="weak", size=32)}
     for index in range(60):
-        views, boxes = make_views(
+        views, regions = make_views(
             make_record(image, (256, 256), index=index), policy=Scene(), slots=slots, seed=0, epoch=0
         )
-        view, (left, top, right, bottom) = views["query"][0].astype(float), boxes["query"][0]
+        view, (left, top, right, bottom) = views["query"][0].astype(float), regions.boxes["query"][0]
         centres = (np.arange(32) + 0.5) / 32
         across, down = left + (right - left) * centres - 0.5, top + (bottom - top) * centres - 0.5
         flipped = view[0, 0, 0] > view[0, -1, 0]

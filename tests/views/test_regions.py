@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,14 +13,33 @@ from hypothesis import strategies as st
 
 from scenewise import keys
 from scenewise.errors import UserError
+from scenewise.sources import open_source
+from scenewise.types import View
 from scenewise.views.augmentations import AUGMENTATIONS, RATIO, augmentation
-from scenewise.views.regions import POLICIES, Scene, policy, random_resized_crop
-from scenewise.views.slots import Slot, scale_slots
+from scenewise.views.policies import POLICIES, policy_class, policy_name
+from scenewise.views.regions import RegionPolicy, random_resized_crop
+from scenewise.views.scene import Scene
+from scenewise.views.slots import Slot, multi_crop, scale_slots
 
 SIDES = st.integers(1, 3000)
 SLOTS = {
     "query": Slot(augmentation="moco"),
     "small": Slot(augmentation="simclr", size=96, count=3, scale=(0.05, 0.14)),
+}
+
+METHOD_SLOTS = {
+    "two slots": {"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")},
+    "one slot of four": {"view": Slot(augmentation="simclr", count=4)},
+    "one and three": {"strong": Slot(augmentation="moco"), "weak": Slot(augmentation="weak", count=3)},
+    "multi-crop": multi_crop("simclr", large=("large", 2), small=3),
+    "small crops alone": {"small": Slot(augmentation="moco", size=96, count=2, scale=(0.05, 0.14))},
+    "instances": {
+        "first": Slot(augmentation="byol-first"),
+        "online": Slot(augmentation="byol-first", size=96, count=4, instance=True),
+        "second": Slot(augmentation="byol-second"),
+        "target": Slot(augmentation="byol-second", size=96, count=4, instance=True),
+    },
+    "instances alone": {"part": Slot(augmentation="moco", count=2, instance=True)},
 }
 
 
@@ -89,17 +110,76 @@ def test_a_crop_lies_in_its_window_and_in_its_ranges(
 
 
 @settings(max_examples=40, deadline=None)
-@given(height=SIDES, width=SIDES, seed=st.integers(0, 2**32))
+@given(
+    height=SIDES,
+    width=SIDES,
+    corners=st.lists(st.tuples(*[st.floats(-200, 3200)] * 4), max_size=8),
+    size=st.sampled_from([16, 96, 224]),
+    seed=st.integers(0, 2**32),
+)
+@pytest.mark.parametrize("asked", METHOD_SLOTS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_fills_every_slot_inside_the_image(name: str, height: int, width: int, seed: int) -> None:
-    boxes = policy(name)((height, width), None, SLOTS, np.random.default_rng(seed))
-    again = policy(name)((height, width), None, SLOTS, np.random.default_rng(seed))
-    assert list(boxes) == list(SLOTS)
-    for slot, found in boxes.items():
-        assert found.shape == (SLOTS[slot].count, 4) and found.dtype == np.float32
-        assert (found[:, :2] >= 0).all() and (found[:, 2:] <= (width, height)).all()
-        assert (found[:, 2:] - found[:, :2] >= 1).all()
-        assert np.array_equal(found, again[slot])
+def test_every_policy_fills_every_slot_inside_the_image(
+    name: str, asked: str, height: int, width: int, corners: list[tuple[float, ...]], size: int, seed: int
+) -> None:
+    """Any photo, any boxes (outside, reversed, empty), any slots; the same generator gives the same regions."""
+    proposals = np.array([*corners, (0, 0, width, height), (np.nan, 0, 5, 5)], np.float32)
+    proposals.setflags(write=False)  # as a memory map is
+    slots, policy = scale_slots(METHOD_SLOTS[asked], size), policy_class(name)().decide(0.3)
+    found = policy((height, width), proposals, slots, np.random.default_rng(seed))
+    again = policy((height, width), proposals, slots, np.random.default_rng(seed))
+    without = policy((height, width), None, slots, np.random.default_rng(seed))
+    for regions in (found, without):
+        assert list(regions.boxes) == list(regions.kinds) == list(slots)
+        assert set(regions.figures) == set(found.figures)
+        for slot, boxes in regions.boxes.items():
+            assert boxes.shape == (slots[slot].count, 4) and boxes.dtype == np.float32
+            assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (width, height)).all()
+            assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
+            kinds = regions.kinds[slot]
+            assert kinds.shape == (slots[slot].count,) and kinds.dtype == np.int8
+            assert ((kinds == View.INSTANCE) == slots[slot].instance).all()
+    for slot in slots:
+        assert np.array_equal(found.boxes[slot], again.boxes[slot])
+        assert np.array_equal(found.kinds[slot], again.kinds[slot])
+    assert found.figures == again.figures
+    assert ("fallback" in found.figures) == policy.needs_proposals
+
+
+@pytest.fixture(scope="module")
+def generated() -> list[tuple[tuple[int, int], np.ndarray]]:
+    """Size and labelled boxes of 300 generated scenes."""
+    source = open_source("synthetic:300")
+    return [(source[index].size, source.boxes(index)[0]) for index in range(300)]  # type: ignore[attr-defined]
+
+
+def without_common_object(
+    policy: RegionPolicy, scenes: list[tuple[tuple[int, int], np.ndarray]], size: int, *, epochs: int
+) -> float:
+    """Share of the view pairs in which no object has a quarter of its area in both views."""
+    slots = scale_slots({"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")}, size)
+    lacking = 0
+    for epoch, (index, (photo, objects)) in itertools.product(range(epochs), enumerate(scenes)):
+        regions = policy(photo, objects, slots, keys.generator(0, "regions", epoch, index))
+        in_both = np.ones(len(objects), bool)
+        for (crop,) in regions.boxes.values():
+            near, far = np.maximum(objects[:, :2], crop[:2]), np.minimum(objects[:, 2:], crop[2:])
+            inside = np.maximum(far - near, 0).prod(axis=1)
+            in_both &= inside >= 0.25 * (objects[:, 2:] - objects[:, :2]).prod(axis=1)
+        lacking += not in_both.any()
+    return lacking / (epochs * len(scenes))
+
+
+def test_views_share_an_object_more_often(generated: list[tuple[tuple[int, int], np.ndarray]]) -> None:
+    """Why there are policies: pairs WITHOUT a common object are at most half as frequent as for the scene policy."""
+    areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) / (s[0] * s[1]) for s, b in generated]
+    mean_area = float(np.concatenate(areas).mean())
+    scene = without_common_object(Scene(), generated, 224, epochs=4)  # of any size
+    assert scene > 0.03
+    for size in (64, 128, 224):
+        cut = policy_class("object")().decide(mean_area)
+        assert without_common_object(cut, generated, size, epochs=4) <= scene / 2
+        assert without_common_object(policy_class("overlap")(), generated[::3], size, epochs=1) <= scene / 2
 
 
 def test_scene_ignores_proposals_and_global_chance() -> None:
@@ -109,22 +189,33 @@ def test_scene_ignores_proposals_and_global_chance() -> None:
     np.random.seed(2)
     torch.manual_seed(5)
     second = Scene()((100, 200), None, SLOTS, keys.generator(0, "regions", 0, 7))
-    assert all(np.array_equal(first[name], second[name]) for name in SLOTS)
+    assert all(np.array_equal(first.boxes[name], second.boxes[name]) for name in SLOTS)
+
+
+def test_scene_draws_its_crops_and_nothing_else() -> None:
+    """The plain pipeline, written down: one random resized crop after the other from the generator of the image."""
+    generator, again = keys.generator(0, "regions", 3, 7), keys.generator(0, "regions", 3, 7)
+    found, photo = Scene()((100, 200), None, SLOTS, generator), (0, 0, 200, 100)
+    assert tuple(found.boxes["query"][0]) == random_resized_crop(photo, scale=(0.2, 1.0), generator=again)
+    for box in found.boxes["small"]:
+        assert tuple(box) == random_resized_crop(photo, scale=(0.05, 0.14), generator=again)
+    assert generator.random() == again.random()
+    assert found.figures == {} and all((kinds == View.SCENE).all() for kinds in found.kinds.values())
 
 
 def test_slots_scale_overrides_the_augmentations() -> None:
     generator = np.random.default_rng(0)
     drawn = [Scene()((500, 500), None, SLOTS, generator) for _ in range(300)]
-    areas = {name: np.concatenate([describe(d[name], (500, 500))["scale"] for d in drawn]) for name in SLOTS}
+    areas = {name: np.concatenate([describe(d.boxes[name], (500, 500))["scale"] for d in drawn]) for name in SLOTS}
     assert areas["query"].min() >= 0.2 * 0.98 and areas["query"].max() > 0.8
     assert areas["small"].min() >= 0.05 * 0.97 and areas["small"].max() <= 0.14 * 1.03
 
 
 def test_names() -> None:
-    assert policy("scene") == Scene()
-    assert all(policy(name) == policy(name) and description for name, description in POLICIES.items())
+    assert policy_class("scene") is Scene and policy_name(Scene()) == "scene"
+    assert all(policy_name(kind()) == name and kind.title for name, kind in POLICIES.items())
     with pytest.raises(UserError, match=r"crops: unknown name 'scenes'. Did you mean 'scene'\?"):
-        policy("scenes")
+        policy_class("scenes")
     with pytest.raises(UserError, match=r"augmentation: unknown name 'mocov2'. Did you mean 'moco'\?"):
         augmentation("mocov2")
     assert {"moco", "simclr", "byol-first", "byol-second", "weak"} <= set(AUGMENTATIONS)

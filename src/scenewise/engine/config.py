@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from scenewise.backbones.create import check_name
 from scenewise.errors import UserError
 from scenewise.methods import method_class
-from scenewise.views.regions import policy
+from scenewise.views.policies import policy_class, policy_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,9 @@ class DataConfig:
     """What is read and how it is cut."""
 
     source: str  # a folder, or kind:path[?option=value&...]
-    crops: str = "scene"  # region policy
+    # object proposals: a file of `scenewise propose`; auto: made first, kept in the run folder; labels: the labelled
+    # boxes (for ablations only); None: none
+    proposals: str | None = None
     size: int = 224  # pixels of a full view; small crops, patches and blur scale with it
     # of RGB in 0..1, subtracted and divided by; None: those of the initial weights (ImageNet's, when they are random)
     mean: tuple[float, float, float] | None = None
@@ -101,12 +103,14 @@ class ProbeConfig:
 class RunConfig:
     """Everything a run depends on.
 
-    `method_config` is the named method's own Config; in YAML both live under `method`.
+    `method_config` is the named method's own Config; in YAML both live under `method`. `crops` is a region policy; in
+    YAML its name and its fields live under `crops`.
     """
 
     data: DataConfig
     method: str
     method_config: Any
+    crops: Any
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -164,6 +168,7 @@ _LIMITS: Mapping[str, tuple[typing.Callable[[Any], bool], str]] = {
     "method.views": (lambda value: 1 <= value <= 64, "1 to 64"),
     "method.small_views": (lambda value: 0 <= value <= 64, "0 to 64"),
     "method.small_crops": (lambda value: 0 <= value <= 64, "0 to 64"),
+    "method.instances": (lambda value: 1 <= value <= 64, "1 to 64"),
     "method.warmup": (lambda value: value >= 0, "0 or more"),
 }
 
@@ -236,15 +241,16 @@ def _scalar(text: str) -> Any:
 def merge(*trees: Mapping[str, Any]) -> Tree:
     """Return the trees merged section by section; later ones win.
 
-    Another method's name drops the former method's settings, and the optimiser that was chosen for it.
+    Another method's name drops the former method's settings, and the optimiser that was chosen for it; another region
+    policy's name drops the former policy's settings.
     """
     merged: Tree = {}
     for tree in trees:
-        given = tree.get("method")
-        name = given.get("name") if isinstance(given, Mapping) else None
-        if name is not None and (merged.get("method") or {}).get("name", name) != name:
+        if _renamed(merged, tree, "method"):
             merged.pop("method")
             merged.pop("optimiser", None)
+        if _renamed(merged, tree, "crops"):
+            merged.pop("crops")
         for key, value in tree.items():
             if not isinstance(value, Mapping):
                 merged[key] = value
@@ -253,9 +259,17 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
     return merged
 
 
+def _renamed(merged: Tree, tree: Mapping[str, Any], section: str) -> bool:
+    """Return whether the tree names another method, or another region policy, than what is merged so far."""
+    given = tree.get(section)
+    name = given.get("name") if isinstance(given, Mapping) else None
+    former = merged.get(section)
+    return name is not None and isinstance(former, Mapping) and former.get("name", name) != name
+
+
 def build(tree: Mapping[str, Any]) -> RunConfig:
     """Return the validated configuration of a merged tree; raises UserError with every problem at once."""
-    known = [*SECTIONS, "method", "seed"]
+    known = [*SECTIONS, "method", "crops", "seed"]
     problems = [_unknown(str(name), known) for name in tree if name not in known]
     given = tree.get("method")
     if given is not None and not isinstance(given, Mapping):
@@ -263,13 +277,19 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
     method = dict(given) if isinstance(given, Mapping) else {}
     name = method.pop("name", None)
     parts: Tree = {}
+    usual = "scene"
     if name is None and (given is None or isinstance(given, Mapping)):
         problems.append("method: say which one, for example --method mls (`scenewise methods` lists them)")
     elif name is not None:
         try:
             parts["method_config"] = _section("method", method_class(str(name)).Config, method, problems)
+            usual = method_class(str(name)).crops
         except UserError as error:
             problems.extend(error.problems)
+    try:
+        parts["crops"] = _crops(tree.get("crops"), usual, problems)
+    except UserError as error:
+        problems.extend(error.problems)
     for section, kind in SECTIONS.items():
         value = tree.get(section)
         value = {} if value is None else value
@@ -290,19 +310,24 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
 
 def _wrong_names(parts: Mapping[str, Any]) -> list[str]:
     """Return the problems with names that are otherwise judged later, so that all that is wrong is told at once."""
-    backbone, data = parts.get("backbone"), parts.get("data")
+    backbone = parts.get("backbone")
     problems: list[str] = []
     try:
         if backbone is not None and backbone.name is not None:
             check_name(backbone.name)
     except UserError as error:
         problems += error.problems
-    try:
-        if data is not None:
-            policy(data.crops)
-    except UserError as error:
-        problems += error.problems
     return problems
+
+
+def _crops(value: Any, usual: str, problems: list[str]) -> Any:
+    """Return the region policy of the section `crops`, the method's usual one unless it is named."""
+    if value is not None and not isinstance(value, Mapping):
+        problems.append(f"crops: {value!r} must be a section; write crops.name={value}, or --crops {value}")
+        return None
+    settings = dict(value or {})
+    name = settings.pop("name", None)
+    return _section("crops", policy_class(usual if name is None else str(name)), settings, problems)
 
 
 def _section(section: str, kind: type[Any], value: Mapping[str, Any], problems: list[str]) -> Any:
@@ -335,10 +360,16 @@ def _typed(kind: type[Any], given: Mapping[str, Any]) -> tuple[Any, list[tuple[s
     try:
         return TypeAdapter(kind).validate_python(dict(given)), []
     except ValidationError as error:
-        return None, [
-            (str(item["loc"][0]) if item["loc"] else "", f"{item['input']!r}: {item['msg'].lower()}")
-            for item in error.errors()
-        ]
+        return None, [problem for item in error.errors() for problem in _problems(item)]
+
+
+def _problems(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (field, message) of one of pydantic's errors, or of each problem that the dataclass itself found."""
+    refused = item.get("ctx", {}).get("error")
+    if isinstance(refused, UserError):
+        named = (problem.partition(": ") for problem in refused.problems)
+        return [(name.rpartition(".")[2], message) for name, _, message in named]
+    return [(str(item["loc"][0]) if item["loc"] else "", f"{item['input']!r}: {item['msg'].lower()}")]
 
 
 def _unknown(name: str, allowed: Sequence[str], *, section: str = "") -> str:
@@ -351,7 +382,9 @@ def to_tree(config: RunConfig) -> Tree:
     """Return the configuration as plain sections, as `config.yaml` holds it."""
     content = dataclasses.asdict(config)
     method = {"name": config.method, **content["method_config"]}
-    return {"seed": config.seed, "method": method} | {section: content[section] for section in SECTIONS}
+    crops = {"name": policy_name(config.crops), **content["crops"]}
+    named = {"seed": config.seed, "method": method, "crops": crops}
+    return named | {section: content[section] for section in SECTIONS}
 
 
 def to_yaml(config: RunConfig) -> str:

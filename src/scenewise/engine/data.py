@@ -15,7 +15,7 @@ from scenewise import keys
 from scenewise.errors import UserError
 from scenewise.sources import Source
 from scenewise.types import Batch
-from scenewise.views.loading import load_batch
+from scenewise.views.loading import Proposals, load_batch
 from scenewise.views.regions import RegionPolicy
 from scenewise.views.slots import Slot
 
@@ -71,8 +71,17 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
 class Parts(Dataset[Batch | UserError]):
     """The parts of a run by number; a worker hands over whole batches, or why there is none."""
 
-    def __init__(self, source: Source, schedule: Schedule, *, policy: RegionPolicy, slots: Mapping[str, Slot]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        schedule: Schedule,
+        *,
+        policy: RegionPolicy,
+        slots: Mapping[str, Slot],
+        proposals: Proposals | None = None,
+    ) -> None:
         self.source, self.schedule, self.policy, self.slots = source, schedule, policy, dict(slots)
+        self.proposals = proposals
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, part: int) -> Batch | UserError:
@@ -92,6 +101,7 @@ class Parts(Dataset[Batch | UserError]):
                 slots=self.slots,
                 seed=self.schedule.seed,
                 epoch=epoch,
+                proposals=self.proposals,
             )
         except UserError as error:
             return error

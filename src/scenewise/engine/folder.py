@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from scenewise.sources import parse_spec
 
 CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"
+PROPOSALS = "proposals.arrow"  # where --proposals auto makes them
+OWN_PROPOSALS = (PROPOSALS, f"{PROPOSALS}.partial", "proposals.skipped.csv")
 OWN_FILES = (
     CONFIG,
     "environment.json",
@@ -29,6 +31,7 @@ OWN_FILES = (
     WEIGHTS_FILE,
     "skipped.csv",
     "report.html",
+    *OWN_PROPOSALS,
 )
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 
@@ -69,9 +72,11 @@ def prepare_folder(
     return None
 
 
-def remove_own(out: Path) -> None:
-    """Remove a former run's files from a folder, and nothing else."""
+def remove_own(out: Path, *, but: Collection[str] = ()) -> None:
+    """Remove a former run's files from a folder, `but` those named, and nothing else."""
     for name in OWN_FILES:
+        if name in but:
+            continue
         path = out / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -74,8 +74,8 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_skipped(folder: Path, skipped: Iterable[Skip]) -> None:
-    """Write skipped.csv: every image that was left out, once, with the reason and what took its place."""
+def write_skipped(folder: Path, skipped: Iterable[Skip], *, name: str = SKIPPED) -> None:
+    """Write skipped.csv (or `name`): every image that was left out, once, with the reason and what took its place."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["path", "reason", "index", "replacement"])
@@ -86,4 +86,4 @@ def write_skipped(folder: Path, skipped: Iterable[Skip]) -> None:
         seen.add((skip.index, skip.key))
         replacement = "" if skip.replacement < 0 else skip.replacement
         rows.writerow([skip.key, skip.reason, "" if skip.index < 0 else skip.index, replacement])
-    replace_text(folder / SKIPPED, text.getvalue())
+    replace_text(folder / name, text.getvalue())

@@ -139,7 +139,13 @@ class Loop:
     def run(self, probe: Probe | None) -> None:
         """Take every step that is left. Raises Interrupted after saving, UserError when the run cannot go on."""
         engine, schedule = self.plan.config.engine, self.plan.schedule
-        parts = Parts(self.plan.source, schedule, policy=self.plan.policy, slots=self.plan.slots)
+        parts = Parts(
+            self.plan.source,
+            schedule,
+            policy=self.plan.config.crops,
+            slots=self.plan.slots,
+            proposals=self.plan.proposals,
+        )
         loader = make_loader(
             parts,
             first_step=self.state.step,
@@ -224,6 +230,7 @@ class Loop:
             group["lr"] = lr
         accumulate = config.engine.accumulate
         losses, images, figures = [], [], dict[str, float]()
+        counted = dict[str, list[Tensor]]()
         for part in range(accumulate):
             batch = self._next(batches, watch)
             last = part == accumulate - 1
@@ -235,11 +242,14 @@ class Loop:
                 self.fabric.backward(output.loss / accumulate)
             losses.append(output.loss.detach())
             images.append(batch.index)
+            for name, figure in batch.figures.items():
+                counted.setdefault(f"crops/{name}", []).append(figure.to(self.fabric.device))
             self.state.health.add(gather(output.features), gather(output.embeddings), gather(output.targets))
         self.images = torch.cat(images)
         terms = {f"loss/{name}": term for name, term in output.terms.items()} if len(output.terms) > 1 else {}
         values: dict[str, Tensor | float] = {"loss": torch.stack(losses).mean(), "lr": lr}
-        figures = as_figures(values | terms | dict(output.metrics)) | figures
+        crops = {name: torch.cat(found).mean() for name, found in counted.items()}
+        figures = as_figures(values | terms | crops | dict(output.metrics)) | figures
         if not math.isfinite(figures["loss"]):
             raise self._not_finite(f"the loss became {figures['loss']}", step=self.state.step + 1)
         if config.optimiser.clip_gradient is not None:
@@ -255,7 +265,7 @@ class Loop:
         moved = batch.to(self.fabric.device, non_blocking=True)
         weights = self.plan.backbone.weights
         views = {name: normalise(view, mean=weights.mean, std=weights.std) for name, view in moved.views.items()}
-        return Batch(index=moved.index, views=views, boxes=moved.boxes, skipped=moved.skipped)
+        return replace(moved, views=views)
 
     def _next(self, batches: Iterator[Batch | UserError], watch: Stopwatch) -> Batch:
         """Return the next part; what another process could not read, or cannot go on for, is known here too."""

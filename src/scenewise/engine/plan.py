@@ -17,13 +17,14 @@ from scenewise.engine.data import Schedule
 from scenewise.engine.one_pixel import widen_one_pixel
 from scenewise.engine.optim import peak_learning_rate
 from scenewise.engine.processes import local_world
+from scenewise.engine.proposed import choose_crops
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.methods.base import Method
 from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
 from scenewise.parts.synchronised import synchronise_batchnorm
 from scenewise.sources import Source
-from scenewise.views.regions import RegionPolicy, policy
+from scenewise.views.loading import Proposals
 from scenewise.views.slots import Slot, scale_slots
 
 DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
@@ -39,7 +40,7 @@ class Plan:
     method: Method
     backbone: Backbone
     slots: dict[str, Slot]
-    policy: RegionPolicy
+    proposals: Proposals | None
     schedule: Schedule
     peak_lr: float
     notes: tuple[str, ...]
@@ -222,10 +223,18 @@ def decide_engine(config: EngineConfig) -> EngineConfig:
     )
 
 
-def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 0, fresh: bool = True) -> Plan:
+def make_plan(
+    config: RunConfig,
+    source: Source,
+    *,
+    world: int = 1,
+    rank: int = 0,
+    fresh: bool = True,
+    folder: Path | None = None,
+) -> Plan:
     """Decide every open value for this source; raises UserError with what cannot work.
 
-    Not `fresh`: a checkpoint will fill the weights.
+    Not `fresh`: a checkpoint will fill the weights. folder: the run's, which may hold proposals of its own.
     """
     kind = method_class(config.method)
     schedule = make_schedule(config, len(source), world=world, rank=rank)
@@ -234,7 +243,8 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
     notes += said
     optimiser, said = decide_optimiser(config.optimiser, kind, epochs=config.engine.epochs)
     notes += said
-    crops = policy(config.data.crops)
+    crops, proposals, said = choose_crops(config.crops, config.data.proposals, source, folder=folder)
+    notes += said
     slots = scale_slots(kind.slots(method_config), config.data.size)
     backbone, said = make_backbone(config, fresh=fresh)
     notes += said
@@ -266,6 +276,7 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         )
     config = dataclasses.replace(
         config,
+        crops=crops,
         data=dataclasses.replace(config.data, source=source.spec, mean=backbone.weights.mean, std=backbone.weights.std),
         method_config=method_config,
         optimiser=optimiser,
@@ -286,7 +297,7 @@ def make_plan(config: RunConfig, source: Source, *, world: int = 1, rank: int = 
         method=method,
         backbone=backbone,
         slots=slots,
-        policy=crops,
+        proposals=proposals,
         schedule=schedule,
         peak_lr=peak_learning_rate(optimiser, config.engine.batch_size),
         notes=tuple(notes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from scenewise.distributed import mean_over_ranks, world_size
-from scenewise.errors import UserError
+from scenewise.errors import Interrupted, UserError
 
 Result = TypeVar("Result")
 STATISTICS = ("running_mean", "running_var")  # the buffers of every batch norm
+STILL_BUSY = 60.0  # seconds between two words to those that wait: they give up after 600 (NCCL) or 1800 (gloo)
 
 
 def started_rank() -> int:
@@ -84,6 +86,40 @@ def together(action: Callable[[], Result]) -> Result:
         if found:
             raise UserError(*found)
     return result[0]
+
+
+def while_others_wait(action: Callable[[Callable[[], None]], object]) -> None:
+    """Let the first process do what may take hours, and the others wait for it, however long it takes.
+
+    `action` is handed a function to call now and then, which tells those that wait that it goes on. A UserError or
+    Interrupted there is raised on all.
+    """
+    problems: tuple[str, ...] = ()
+    number = 0
+    if started_rank():
+        busy = True
+        while busy:
+            busy, problems, number = gather_objects(None)[0]
+    else:
+        told = time.monotonic()
+
+        def go_on() -> None:
+            nonlocal told
+            if time.monotonic() - told > STILL_BUSY:
+                gather_objects((True, (), 0))
+                told = time.monotonic()
+
+        try:
+            action(go_on)
+        except UserError as error:
+            problems = error.problems
+        except Interrupted as error:
+            number = error.signal
+        gather_objects((False, problems, number))
+    if problems:
+        raise UserError(*problems)
+    if number:
+        raise Interrupted(number)
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from scenewise.engine.checkpoints import Checkpoint
 from scenewise.engine.config import RunConfig, to_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.environment import describe
-from scenewise.engine.folder import CONFIG, as_resumed, prepare_folder, remove_own, writing
+from scenewise.engine.folder import CONFIG, OWN_PROPOSALS, PROPOSALS, as_resumed, prepare_folder, remove_own, writing
 from scenewise.engine.loop import Loop, check_skipped
 from scenewise.engine.plan import (
     Plan,
@@ -28,18 +30,31 @@ from scenewise.engine.plan import (
     decide_optimiser,
     make_backbone,
     make_plan,
+    make_schedule,
     part_of_process,
 )
 from scenewise.engine.probes import make_probe
-from scenewise.engine.processes import leave, make_fabric, quiet_libraries, started_rank, started_world, together
+from scenewise.engine.processes import (
+    leave,
+    make_fabric,
+    quiet_libraries,
+    started_rank,
+    started_world,
+    together,
+    while_others_wait,
+)
+from scenewise.engine.proposed import AUTO, absolute_proposals, check_crops, check_proposals
+from scenewise.engine.proposing import partial_file, propose
 from scenewise.errors import UserError
 from scenewise.methods import method_class
+from scenewise.proposals.generators import make_generator
 from scenewise.report.records import read_run
 from scenewise.report.trend import TOO_YOUNG, final_advice, too_young
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.views.opencv import check_opencv, use_one_thread
-from scenewise.views.regions import policy
 from scenewise.views.slots import scale_slots
+
+AUTO_GENERATOR = "selective-search"  # needs neither labels nor a trained model; what UniVIP uses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +83,8 @@ def pretrain_run(
     if display is None or started_rank():
         display = Quiet()
     check_opencv()
+    data = dataclasses.replace(config.data, proposals=absolute_proposals(config.data.proposals))
+    config = dataclasses.replace(config, data=data)
     checkpoint = prepare_folder(out, config, resume=resume, overwrite=overwrite, display=display)
     if checkpoint is not None:
         config = as_resumed(config, checkpoint)
@@ -86,7 +103,10 @@ def _carry_out(
 ) -> Run:
     fresh = checkpoint is None
     source = _open(config.data.source, fabric, display, reindex=reindex)
-    plan = make_plan(config, source, world=fabric.world_size, rank=fabric.global_rank, fresh=fresh)
+    if config.data.proposals == AUTO:
+        _check_batch_fits(config, source, fabric)
+        while_others_wait(lambda go_on: _propose(config, source, out, display, fresh=fresh, go_on=go_on))
+    plan = make_plan(config, source, world=fabric.world_size, rank=fabric.global_rank, fresh=fresh, folder=out)
     check_skipped_at_start(plan)
     probe = together(
         lambda: make_probe(plan.config, plan.backbone.weights, fabric.device) if fabric.is_global_zero else None
@@ -111,13 +131,43 @@ def _open(spec: str, fabric: Fabric, display: Display, *, reindex: bool) -> Sour
     return together(lambda: open_source(spec) if opened is None else opened)
 
 
+def _check_batch_fits(config: RunConfig, source: Source, fabric: Fabric) -> None:
+    """Raise UserError for what the plan will refuse in data of this size, before hours are spent on proposals."""
+    images = len(source)
+    make_schedule(config, images, world=fabric.world_size, rank=fabric.global_rank)
+    method_class(config.method).resolve(config.method_config, images=images, batch_size=config.engine.batch_size)
+
+
+def _propose(
+    config: RunConfig, source: Source, out: Path, display: Display, *, fresh: bool, go_on: Callable[[], None]
+) -> None:
+    """Make the proposals of `--proposals auto` in the run's folder, or go on with them; a resumed run keeps its own."""
+    file = out / PROPOSALS
+    if not fresh and file.exists():
+        return
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    workers = (os.cpu_count() or 1) if config.engine.workers is None else config.engine.workers
+    propose(
+        source,
+        file,
+        make_generator(AUTO_GENERATOR),
+        seed=config.seed,
+        workers=workers,
+        resume=file.exists() or partial_file(file).exists(),
+        overwrite=True,
+        display=display,
+        alive=go_on,
+    )
+
+
 def _start_folder(plan: Plan, out: Path, device: torch.device, *, fresh: bool) -> None:
     """Write what is known before the first step, once a former run's files are gone."""
     if started_rank():
         return
     with writing(out):
         if fresh:
-            remove_own(out)
+            remove_own(out, but=OWN_PROPOSALS if plan.config.data.proposals == AUTO else ())
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(to_yaml(plan.config), encoding="utf-8")
         environment = describe(device) | {"processes": plan.schedule.world, "notes": list(plan.notes)}
@@ -161,7 +211,8 @@ def check_config(config: RunConfig, *, fresh: bool = True) -> None:
     """
     problems: list[str] = []
     checks: tuple[Callable[[], object], ...] = (
-        lambda: policy(config.data.crops),
+        lambda: check_crops(config.crops, config.data.proposals, config.data.source),
+        lambda: check_proposals(config.data.proposals),
         lambda: _check_backbone(config, fresh=fresh),
         lambda: _check_batch(config),
         # the longest data there could be: what fails for them fails for any

@@ -7,9 +7,18 @@ from scenewise.losses.distill import Relation, multi_view_queue_loss, relate, re
 from scenewise.losses.multilabel import knn_softmax, multilabel_loss, pseudo_labels
 from scenewise.losses.ranking import Ranking, rank_views, ranking_average_precision, ranking_loss
 from scenewise.losses.regression import cosine_regression, mean_shift_loss
-from scenewise.losses.transport import instance_loss, prototype_codes, sinkhorn_plan, swapped_prediction
+from scenewise.losses.transport import (
+    Matching,
+    instance_loss,
+    instance_marginals,
+    match_instances,
+    prototype_codes,
+    sinkhorn_plan,
+    swapped_prediction,
+)
 
 __all__ = [
+    "Matching",
     "Ranking",
     "Relation",
     "calibrated_bias",
@@ -18,7 +27,9 @@ __all__ = [
     "dense_match",
     "info_nce",
     "instance_loss",
+    "instance_marginals",
     "knn_softmax",
+    "match_instances",
     "mean_shift_loss",
     "multi_view_queue_loss",
     "multilabel_loss",

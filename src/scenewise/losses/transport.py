@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from scenewise.losses.similarity import lift, unit
 
-SMALLEST_MASS = 1e-8  # a side that weighs no more becomes uniform (papers/univip.md 3.3)
+SMALLEST_MASS = 1e-8  # a side that weighs no more becomes uniform
 
 
 @torch.no_grad()
@@ -31,14 +33,84 @@ def sinkhorn_plan(
     The defaults are OTA's (arXiv 2103.14259), from which UniVIP takes the solver; 0 iterations are not allowed.
     """
     assert iterations >= 1
-    cost = lift(cost)
-    log_rows, log_columns = _to_one_mass(rows, cost.dtype).log(), _to_one_mass(columns, cost.dtype).log()
-    kernel = -cost / epsilon  # (B, K, L), all in units of epsilon
-    column_scale = torch.zeros_like(log_columns)
-    for _ in range(iterations):  # log 0 = -inf is safe: a side of mass 1 has a finite entry in every sum
-        row_scale = log_rows - (kernel + column_scale[:, None, :]).logsumexp(dim=2)  # (B, K)
-        column_scale = log_columns - (kernel + row_scale[:, :, None]).logsumexp(dim=1)  # (B, L)
-    return (kernel + row_scale[:, :, None] + column_scale[:, None, :]).exp()
+    log_plan = lift(cost).permute(1, 2, 0).contiguous() / -epsilon  # (K, L, B): a sum over K is one of long vectors
+    shares = [_to_one_mass(side, log_plan.dtype) for side in (rows, columns)]  # (B, K), (B, L)
+    smallest = torch.finfo(log_plan.dtype).tiny  # for 0, whose logarithm would meet itself: -inf + inf
+    log_rows, log_columns = (side.clamp_min(smallest).log().T for side in shares)  # (K, B), (L, B)
+    for _ in range(iterations):
+        log_plan = log_plan.log_softmax(dim=1) + log_rows[:, None]
+        log_plan = log_plan.log_softmax(dim=0) + log_columns
+    row_used, column_used = (side > 0 for side in shares)
+    return log_plan.exp().permute(2, 0, 1) * row_used[:, :, None] * column_used[:, None]
+
+
+@torch.no_grad()
+def instance_marginals(
+    online: Float[Tensor, "batch rows dim"],
+    target: Float[Tensor, "batch columns dim"],
+    online_scenes: Float[Tensor, "batch views dim"],
+    target_scenes: Float[Tensor, "batch views dim"],
+    *,
+    features: Literal["raw", "l2"] = "raw",
+) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch columns"]]:
+    """Return UniVIP's weights of the instances, 0 or more, not rescaled and without gradient.
+
+    Rows: of the online instances, b_m = max(o_m . mean of the target scenes, 0); columns: of the target instances,
+    a_n = max(t_n . mean of the online scenes, 0) (arXiv 2203.06965). All embeddings (B, ., D) of an image come as they
+    are, `raw` as printed, or each divided by its length first, `l2`; so `raw` weighs a long vector more.
+    """
+    prepare = unit if features == "l2" else lift
+    rows = (prepare(online) * prepare(target_scenes).mean(dim=1, keepdim=True)).sum(dim=2)
+    columns = (prepare(target) * prepare(online_scenes).mean(dim=1, keepdim=True)).sum(dim=2)
+    return rows.clamp_min(0), columns.clamp_min(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Which instances of the one network belong to which of the other, in each of B images; nothing has gradient.
+
+    plan: (B, K, L) mass from online (rows) to target instances (columns).
+    diagonal: share of the mass between an instance and itself, mean over the images; 1/K says nothing is told apart.
+    row_error: how far the row sums are from their marginals after the last iteration, as a share of the mass: the mean
+    over the images of the largest. The column sums are exact.
+    uniform_share: share of the 2 B marginals that had no mass and became uniform.
+    """
+
+    plan: Float[Tensor, "batch rows columns"]
+    diagonal: Float[Tensor, ""]
+    row_error: Float[Tensor, ""]
+    uniform_share: Float[Tensor, ""]
+
+
+@torch.no_grad()
+def match_instances(
+    online: Float[Tensor, "batch rows dim"],
+    target: Float[Tensor, "batch columns dim"],
+    online_scenes: Float[Tensor, "batch views dim"],
+    target_scenes: Float[Tensor, "batch views dim"],
+    *,
+    marginal_features: Literal["raw", "l2"] = "raw",
+    marginal_norm: Literal["sum1", "none"] = "sum1",
+    epsilon: float = 0.1,
+    iterations: int = 50,
+) -> Matching:
+    """Return UniVIP's transport plan between the instances of each image, and what tells how good it is.
+
+    The cost is 1 - cos of an online and a target instance, the marginals are `instance_marginals`. `sum1`: each side
+    has one mass; `none`, as printed: the mass is that of the columns, which are scaled last
+    (scaling the rows by another total changes nothing but the scale of their dual).
+    """
+    cost = 1 - (unit(online)[:, :, None] * unit(target)[:, None]).sum(dim=3)  # (B, K, 1, D) x (B, 1, L, D) -> (B, K, L)
+    rows, columns = instance_marginals(online, target, online_scenes, target_scenes, features=marginal_features)
+    plan = sinkhorn_plan(cost, rows, columns, epsilon=epsilon, iterations=iterations)
+    empty = torch.stack([side.sum(dim=1) <= SMALLEST_MASS for side in (rows, columns)])  # (2, B)
+    mass = columns.sum(dim=1) if marginal_norm == "none" else torch.ones_like(columns[:, 0])  # (B,)
+    return Matching(
+        plan=plan * mass[:, None, None],
+        diagonal=plan.diagonal(dim1=1, dim2=2).sum(dim=1).mean(),
+        row_error=(plan.sum(dim=2) - _to_one_mass(rows, plan.dtype)).abs().amax(dim=1).mean(),
+        uniform_share=empty.to(plan.dtype).mean(),
+    )
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str]
     training_defaults: ClassVar[Training]
     batch_statistics: ClassVar[Literal["groups", "run"]]  # law 4: in fixed groups (queue methods), or over the run
+    crops: ClassVar[str] = "scene"  # the region policy it was published with
     needs_feature_map: ClassVar[bool] = False  # beside the pooled features
     Config: ClassVar[type[Any]]
 

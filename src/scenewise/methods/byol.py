@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scenewise.losses import cosine_regression
 from scenewise.methods.base import Method, Training
-from scenewise.parts.heads import Encoder, normed_head
-from scenewise.parts.momentum import cosine_momentum, momentum_copy, momentum_update
+from scenewise.parts.byol_core import BYOLCore, MomentumSchedule
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -43,7 +40,7 @@ class BYOL(Method):
         """Defaults of the authors' code, the run of 300 epochs, unless said."""
 
         momentum: float = 0.99  # of the teacher at the start
-        momentum_schedule: Literal["cosine", "constant"] = "cosine"  # to 1 at the end (section 3.3)
+        momentum_schedule: MomentumSchedule = "cosine"  # to 1 at the end (section 3.3)
         hidden: int = 4096  # of projector and predictor
         width: int = 256  # of the projection
         first_augmentation: str = "byol-first"
@@ -52,9 +49,14 @@ class BYOL(Method):
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(backbone, normed_head(features, config.hidden, config.width, output_bias=False))
-        self.predictor = normed_head(config.width, config.hidden, config.width, output_bias=False)
-        self.teacher = momentum_copy(self.encoder)
+        self.core = BYOLCore(
+            backbone,
+            features,
+            hidden=config.hidden,
+            width=config.width,
+            momentum=config.momentum,
+            momentum_schedule=config.momentum_schedule,
+        )
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
@@ -77,16 +79,15 @@ class BYOL(Method):
     @property
     def backbone(self) -> nn.Module:
         """Return the online backbone."""
-        return self.encoder.backbone
+        return self.core.encoder.backbone
 
     def step(self, batch: Batch, progress: Progress) -> StepOutput:
         """Both directions, summed (Eq. 2 and the symmetric loss below it); each view has its own batch statistics."""
         self.check_views(batch)
         first, second = batch.views["first"][0], batch.views["second"][0]  # (B, 3, S, S)
-        features, first_prediction = self._predict(first)  # (B, G), (B, D)
-        _, second_prediction = self._predict(second)
-        with torch.no_grad():
-            first_target, second_target = self.teacher(first)[1], self.teacher(second)[1]  # (B, D)
+        features, first_prediction = self.core.predict(first)  # (B, G), (B, D)
+        _, second_prediction = self.core.predict(second)
+        first_target, second_target = self.core.target(first), self.core.target(second)  # (B, D)
         forwards = cosine_regression(first_prediction, second_target)
         backwards = cosine_regression(second_prediction, first_target)
         loss = forwards + backwards
@@ -98,16 +99,9 @@ class BYOL(Method):
             features=features,
         )
 
-    def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features (B, G) and the prediction (B, D) of a view."""
-        features, projection = self.encoder(images)
-        return features, self.predictor(projection)
-
     def after_update(self, progress: Progress) -> None:
-        """Move the teacher (Eq. 1; section 3.3 for its momentum)."""
-        base = self.config.momentum
-        constant = self.config.momentum_schedule == "constant"
-        momentum_update(self.teacher, self.encoder, base if constant else cosine_momentum(base, progress))
+        """Move the teacher."""
+        self.core.move_teacher(progress)
 
 
 METHOD = BYOL

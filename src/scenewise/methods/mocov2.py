@@ -2,7 +2,8 @@
 
 Paper: Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive Learning", arXiv 2003.04297; MoCo:
 arXiv 1911.05722.
-Slots: one query view and one key view, both with the `moco` augmentation. State: teacher, queue.
+Slots: one query view and one key view, both with the `moco` augmentation. State: teacher, queue (with dual heads, which
+are object-aware cropping's, arXiv 2112.00319, one of each head).
 Departures: the queue starts empty and only written rows are negatives (`queue_start: random` is the authors' way); the
 teacher moves after the optimiser step instead of before the next key pass (the same sequence); without a recipe the
 rate is the measured one and its cosine falls each step (theirs each epoch), as MLS's.
@@ -22,10 +23,10 @@ from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.losses import info_nce
 from scenewise.methods.base import Method, Training
-from scenewise.parts.heads import Encoder, mlp_head
+from scenewise.parts.heads import DualHead, Encoder, mlp_head, of_kind
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
-from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size
-from scenewise.types import Batch, Progress, StepOutput
+from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
+from scenewise.types import Batch, Progress, StepOutput, View
 from scenewise.views.slots import Slot
 
 
@@ -57,21 +58,35 @@ class MoCoV2(Method):
         augmentation: str = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass (MoCo 3.3)
         head: Literal["mlp", "linear"] = "mlp"  # "linear": MoCo v1's and the CIFAR notebook's
+        # dual: one for views of objects, one for all others, each with a queue of `dictionary_size` (OAC's paper; its
+        # code shares one); of use with crops that show objects
+        heads: Literal["shared", "dual"] = "shared"
         symmetric: bool = False  # both views as queries, at twice the cost (an option of the CIFAR notebook)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
         assert config.dictionary_size is not None, "resolve() decides the dictionary's size"
         self.config = config
-        linear = config.head == "linear"
-        head = nn.Linear(features, config.width) if linear else mlp_head(features, features, config.width)
-        self.encoder = Encoder(backbone, head)
+        self.dual = config.heads == "dual"
+        self.encoder = Encoder(
+            backbone, DualHead(self._head(features), self._head(features)) if self.dual else self._head(features)
+        )
         self.teacher = momentum_copy(self.encoder)
-        self.queue = Queue(
+        self.queue = self._queue(seed, "queue")
+        self.object_queue = self._queue(seed, "object queue") if self.dual else None
+
+    def _head(self, features: int) -> nn.Module:
+        width = self.config.width
+        return nn.Linear(features, width) if self.config.head == "linear" else mlp_head(features, features, width)
+
+    def _queue(self, seed: int, name: str) -> Queue:
+        config = self.config
+        assert config.dictionary_size is not None
+        return Queue(
             config.dictionary_size,
             {"projection": config.width},
             random_rows=config.queue_start == "random",
-            seed=keys.integer(seed, "queue"),
+            seed=keys.integer(seed, name),
         )
 
     @classmethod
@@ -102,41 +117,68 @@ class MoCoV2(Method):
         Symmetric: the sum of both directions on the same old queue, both views' keys pushed (the CIFAR notebook).
         """
         self.check_views(batch)
-        query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
-        dictionary = self.queue.read()
-        usable = dictionary.usable(batch.index, mask_own=self.config.mask_own_image)
-        query_features, query_projection = self.encoder(query)  # (B, G), (B, D)
-        all_keys = self._keys(key, progress, view=0)  # (world * B, D)
-        contrast = self._contrast(query_projection, all_keys, dictionary, usable)
-        pushed, boxes = [all_keys], [gather(batch.boxes["key"][0])]
-        if self.config.symmetric:
-            swapped = self._keys(query, progress, view=1)
-            contrast = contrast + self._contrast(self.encoder(key)[1], swapped, dictionary, usable)
-            pushed.append(swapped)
-            boxes.append(gather(batch.boxes["query"][0]))
-        self.queue.push(
-            {"projection": torch.cat(pushed)},
-            image=gather(batch.index).repeat(len(pushed)),
-            box=torch.cat(boxes),
-            step=progress.step,
-        )
+        directions = [("query", "key"), ("key", "query")] if self.config.symmetric else [("query", "key")]
+        features, queries, all_keys, contrasts = [], [], [], []
+        for view, (query, key) in enumerate(directions):
+            found, projections = self.encoder(batch.views[query][0])  # (B, G), (B, D) or (B, 2, D)
+            features.append(found)
+            queries.append(self._own(projections, self._objects(batch, query)))
+            objects = self._objects(batch, key)
+            joined = encode_shuffled(
+                self.teacher, batch.views[key][0], progress, shuffle=self.config.shuffle, view=view
+            )[1]
+            all_keys.append(self._own(joined, gather(objects)))  # (world * B, D)
+            contrasts.append(self._contrast(queries[view], all_keys[view], batch.index, objects))
+        metrics = self._figures(progress.step)
+        for (_, key), pushed in zip(directions, all_keys, strict=True):
+            self._push(pushed, batch, key, progress.step)
+        contrast = torch.stack(contrasts).sum()
         return StepOutput(
             loss=contrast,
             terms={"contrast": contrast},
-            embeddings=query_projection,
-            targets=local_slice(all_keys),
-            features=query_features,
-            metrics=dictionary_figures(dictionary, progress.step),
+            embeddings=queries[0],
+            targets=local_slice(all_keys[0]),
+            features=features[0],
+            metrics=metrics,
         )
 
-    def _keys(self, images: Tensor, progress: Progress, *, view: int) -> Tensor:
-        """Return the teacher's projections of the joined batch (world * B, D)."""
-        return encode_shuffled(self.teacher, images, progress, shuffle=self.config.shuffle, view=view)[1]
+    def _objects(self, batch: Batch, slot: str) -> Tensor:
+        """Return which views of a slot (B,) belong to the head of objects; with a shared head none is asked."""
+        if not self.dual:
+            return torch.zeros_like(batch.index, dtype=torch.bool)
+        return batch.kinds[slot][0] == View.OBJECT
 
-    def _contrast(self, query: Tensor, all_keys: Tensor, dictionary: Snapshot, usable: Tensor) -> Tensor:
-        """Return InfoNCE of one direction."""
-        rows, temperature = dictionary.rows["projection"], self.config.temperature
-        return info_nce(query, local_slice(all_keys), rows, temperature=temperature, valid=usable)
+    def _own(self, projections: Tensor, objects: Tensor) -> Tensor:
+        return of_kind(projections, objects) if self.dual else projections
+
+    def _contrast(self, query: Tensor, all_keys: Tensor, index: Tensor, objects: Tensor) -> Tensor:
+        """Return InfoNCE of one direction; the negatives of a query come from the head of its key."""
+        past = self.queue.read()
+        rows, usable = past.rows["projection"], past.usable(index, mask_own=self.config.mask_own_image)
+        if self.object_queue is not None:
+            others = self.object_queue.read()
+            shown = others.usable(index, mask_own=self.config.mask_own_image)
+            rows = torch.cat([rows, others.rows["projection"]])
+            usable = torch.cat([usable & ~objects[:, None], shown & objects[:, None]], dim=1)  # (B, Q) each
+        return info_nce(query, local_slice(all_keys), rows, temperature=self.config.temperature, valid=usable)
+
+    def _push(self, all_keys: Tensor, batch: Batch, slot: str, step: int) -> None:
+        """Write the keys of a slot into their heads' queues."""
+        image, box = gather(batch.index), gather(batch.boxes[slot][0])
+        if self.object_queue is None:
+            self.queue.push({"projection": all_keys}, image=image, box=box, step=step)
+            return
+        objects = gather(self._objects(batch, slot))
+        for queue, rows in ((self.object_queue, objects), (self.queue, ~objects)):
+            if rows.any():
+                queue.push({"projection": all_keys[rows]}, image=image[rows], box=box[rows], step=step)
+
+    def _figures(self, step: int) -> dict[str, Tensor]:
+        figures = dictionary_figures(self.queue.read(), step)
+        if self.object_queue is not None:
+            objects = dictionary_figures(self.object_queue.read(), step)
+            figures |= {name.replace("queue/", "queue/object_"): value for name, value in objects.items()}
+        return figures
 
     def after_update(self, progress: Progress) -> None:
         """Move the teacher (MoCo Eq. 2)."""

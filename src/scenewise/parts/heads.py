@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -49,6 +50,23 @@ def dense_head(channels: int, hidden: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, width, 1))
 
 
+class DualHead(nn.Module):
+    """Two heads of one kind, for views of objects and for views of scenes (object-aware cropping, arXiv 2112.00319)."""
+
+    def __init__(self, objects: nn.Module, scenes: nn.Module) -> None:
+        super().__init__()
+        self.objects, self.scenes = objects, scenes
+
+    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 2 dim"]:
+        """Return both heads' projections: of objects first. `of_kind` picks each row's own."""
+        return torch.stack([self.objects(features), self.scenes(features)], dim=1)
+
+
+def of_kind(projections: Float[Tensor, "batch 2 dim"], objects: Bool[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+    """Return each row's projection by its own head; no gradient reaches the other one from it."""
+    return torch.where(objects[:, None], projections[:, 0], projections[:, 1])
+
+
 class Encoder(nn.Module):
     """A backbone and its head: images -> (pooled features g, projection z), neither normalised."""
 
@@ -58,7 +76,7 @@ class Encoder(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch dim"]]:
-        """Return g (B, G) in float32 and z (B, D)."""
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch *dim"]]:
+        """Return g (B, G) in float32 and what the head makes of it: z (B, D), of a dual head (B, 2, D)."""
         features = self.backbone(images)
         return features, self.head(features)

@@ -13,7 +13,10 @@ from scenewise.methods.mls import MLS
 from scenewise.methods.mocov2 import MoCoV2
 from scenewise.methods.s2r2 import S2R2
 from scenewise.methods.simclr import SimCLR
+from scenewise.methods.univip import UniVIP
 from scenewise.recipes.recipe import Recipe
+from scenewise.views.objects import Object
+from scenewise.views.overlap import Overlap
 
 RESNET50 = BackboneConfig(name="resnet50", stem="imagenet", norm="batch")  # statistics over the run (SyncBN)
 GROUPED = replace(RESNET50, batchnorm_group=32)  # 256 photos on 8 GPUs, shuffled between them
@@ -29,6 +32,21 @@ SGD = OptimiserConfig(
     warmup_epochs=0.0,
     warmup_start=0.0,
     final_lr=0.0,
+)
+
+# algorithm 1 of UniVIP (arXiv 2203.06965); its numbers as the re-implementation reports them
+OVERLAP = Overlap(instances=4, tries=20, min_size=64.0, max_aspect=3.0, max_iou=0.5, pick="first")
+
+# Obj-Obj+Dilate (OAC, arXiv 2112.00319) in the recommended geometry; `mean_area` is measured on the proposals
+OBJECT = Object(
+    min_side=32.0,
+    max_aspect=4.0,
+    limit=10,
+    dilation=0.2,
+    dilation_mode="image",
+    geometry="recommended",
+    context_scale=0.2,
+    swap=0.5,
 )
 
 
@@ -244,3 +262,72 @@ def s2r2_coco() -> Recipe[S2R2.Config]:
         batch_size=128,
         size=224,
     )
+
+
+def univip_coco_800() -> Recipe[UniVIP.Config]:
+    """UniVIP on COCO, 800 epochs: 60.2 % linear on ImageNet.
+
+    Proposals: scenewise propose COCO/train2017 --out proposals.arrow --generator selective-search
+    Command: scenewise pretrain COCO/train2017 --recipe univip-coco-800 --proposals proposals.arrow --out RUN
+    Hardware: one GPU of 80 GB (published: not given). Time: 80 hours (estimate).
+    Expected: ImageNet linear 60.2 % (BYOL 57.8 %, ORL 59.0 %, MoCo v2 55.1 % in the same table).
+    Source: UniVIP (arXiv 2203.06965): batch, epochs and figures from its table, terms from its equations; optimiser and
+    momentum of Jiahao000/ORL (SGD 0.4 at 512 photos is 0.2 at 256), the instances as utkutpcgl/UniVIP reports them.
+    Open in the paper: the solver's numbers (here OTA's), the augmentation of the instances (here ORL's pairs), the
+    projector (here BYOL's), the scale of the loss (here as printed, half of BYOL's at the same rate).
+    Departures: the marginals of the transport are rescaled to one mass; the cosine starts at the end of the warm-up.
+    """
+    return Recipe(
+        method=UniVIP.Config(
+            instances=4,
+            scene_instance_weight=1.0,
+            instance_weight=1.0,
+            instance_head="linear",
+            instance_aug="independent",
+            regression="neg_cosine",
+            marginal_norm="sum1",
+            marginal_features="raw",
+            epsilon=0.1,
+            iterations=50,
+            momentum=0.99,
+            momentum_schedule="cosine",
+            hidden=4096,
+            width=256,
+            first_augmentation="byol-first",
+            second_augmentation="byol-second",
+        ),
+        backbone=RESNET50,
+        optimiser=byol_coco_800().optimiser,
+        epochs=800,
+        batch_size=512,
+        size=224,
+        crops=OVERLAP,
+    )
+
+
+def univip_coco_plus_800() -> Recipe[UniVIP.Config]:
+    """UniVIP on COCO+ (train2017 and unlabeled2017, 241,690 photos), 800 epochs: 63.0 % linear on ImageNet.
+
+    Proposals: scenewise propose COCO_PLUS --out proposals.arrow --generator selective-search
+    Command: scenewise pretrain COCO_PLUS --recipe univip-coco-plus-800 --proposals proposals.arrow --out RUN
+    Hardware: 8 GPUs (published: not given). Time: 20 hours on 8 (estimate).
+    Expected: ImageNet linear 63.0 % (BYOL 59.6 %, ORL 60.7 % in the same table).
+    Source: UniVIP (arXiv 2203.06965), its table; everything else as univip-coco-800. COCO_PLUS is a folder that holds
+    both folders of photos.
+    """
+    return univip_coco_800()
+
+
+def oac_coco_200() -> Recipe[MoCoV2.Config]:
+    """MoCo v2 with object-aware crops on COCO, 200 epochs: no figure could be found.
+
+    Proposals: scenewise propose COCO/train2017 --out proposals.arrow --generator bing --bing-model MODELS
+    Command: scenewise pretrain COCO/train2017 --recipe oac-coco-200 --proposals proposals.arrow --out RUN
+    Hardware: one GPU. Time: 7 hours (estimate).
+    Expected: more than the same with `--crops scene`, in COCO detection and segmentation (the paper's claim).
+    Source: OAC (arXiv 2112.00319), whose COCO settings could not be found: those of oac-openimages-200, at MoCo v2's
+    0.03 for 256 photos.
+    Departures: the paper adds the 5,000 photos of val2017; here they stay unseen.
+    """
+    stock = mocov2_coco_800()
+    return replace(stock, optimiser=replace(stock.optimiser, lr=0.03), epochs=200, crops=OBJECT)

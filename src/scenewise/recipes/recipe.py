@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from scenewise.engine.config import BackboneConfig, OptimiserConfig, Tree
 from scenewise.types import Colour
+from scenewise.views.policies import policy_name
+from scenewise.views.regions import RegionPolicy
 
 Method = TypeVar("Method")  # a method's own Config
 
@@ -22,6 +24,7 @@ class Recipe(Generic[Method]):
     optimiser: `lr` is for 256 images a step, so a rate published for another batch is converted.
     epochs, batch_size: `engine.epochs`, `engine.batch_size` (global). size: pixels of a full view.
     mean, std: of RGB in 0..1; None: ImageNet's.
+    crops: the region policy; None: the method's usual one. The proposals it cuts by belong to DATA.
     """
 
     method: Method
@@ -32,11 +35,14 @@ class Recipe(Generic[Method]):
     size: int
     mean: Colour | None = None
     std: Colour | None = None
+    crops: RegionPolicy | None = None
 
     def tree(self) -> Tree:
         """Return the sections of the configuration; what the experiment leaves open is not in it."""
+        crops = {} if self.crops is None else {"crops": {"name": policy_name(self.crops), **_stated(self.crops)}}
         return {
             "method": {"name": type(self.method).__module__.rpartition(".")[2], **_stated(self.method)},
+            **crops,
             "backbone": _stated(self.backbone),
             "data": _without_none({"size": self.size, "mean": self.mean, "std": self.std}),
             "optimiser": _stated(self.optimiser),

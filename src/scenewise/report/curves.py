@@ -65,12 +65,17 @@ PANELS: Mapping[str, tuple[str, str]] = {
     "relation/kl": ("Soft labels: divergence of the student from its teachers", "divergence (nats)"),
     "relation/uniform_share": ("Soft labels: at 100 % the student tells no rows apart", "loss of ln(rows) (%)"),
     "codes/uniform_share": ("Assignments: stuck at 100 % is a collapse", "loss of ln(prototypes) (%)"),
+    "transport/diagonal": ("Objects told apart: share of the transport from an object to itself", "mass (%)"),
+    "transport/uniform_share": ("Transport: marginals without mass, made uniform", "marginals (%)"),
+    "crops/fallback": ("Crops: images cut as scenes, or with random boxes for missing objects", "images (%)"),
+    "crops/real_instances": ("Crops: objects found for an image", "objects"),
     "data_wait": ("Waiting for data: time the model stood still", "time (%)"),
     "images_per_second": ("Speed", "images per second"),
 }
 SHARES = {
     "health/effective_rank_share", "queue/fill", "labels/new_share", "labels/own_image_share",
-    "ranking/saturated_share", "relation/uniform_share", "codes/uniform_share", "data_wait",
+    "ranking/saturated_share", "relation/uniform_share", "codes/uniform_share", "transport/diagonal",
+    "transport/uniform_share", "crops/fallback", "data_wait",
 }  # fmt: skip
 
 
@@ -87,8 +92,9 @@ def panels(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Panel]:
             share = figure in SHARES
             panel = Panel(title=title, label=label, curves=curves, healthy=healthy.get(figure), share=share)
             drawn.setdefault(figure.partition("/")[0], []).append(panel)
-    order = ("loss", "lr", "probe/", "health", "grad/", "labels", "queue", "data_wait", "images_per_second")
-    return [panel for group in order for panel in drawn.get(group, [])]
+    first = ("loss", "lr", "probe/", "health", "grad/")
+    groups = dict.fromkeys((*first, *drawn))  # then as they stand above
+    return [panel for group in groups for panel in drawn.get(group, [])]
 
 
 def _probes(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Panel]:

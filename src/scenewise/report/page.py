@@ -6,11 +6,10 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from scenewise.report.curves import Panel, draw, panels, style
@@ -64,10 +63,7 @@ def write_report(
     runs: their histories share the drawings, so their names should differ. sheets: heading -> picture.
     notes: sentences shown under the verdict. Everything from runs, tables and notes is escaped as text.
     """
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(files("scenewise.report").joinpath("page.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page = template("page.html").render(
         title=title,
         runs=[_card(run) for run in runs],
         table=table,
@@ -80,6 +76,17 @@ def write_report(
         best=_best,
     )
     out.write_bytes(page.encode("utf-8", errors="replace"))  # a file name need not be valid Unicode
+
+
+def template(name: str) -> Template:
+    """Return a page's template, one of the files beside this; what is put into it is escaped as text."""
+    return Environment(
+        loader=PackageLoader("scenewise", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
 
 
 def _named(runs: Sequence[RunRecord]) -> dict[str, Sequence[Mapping[str, Any]]]:

@@ -79,10 +79,10 @@ class CifarSource(Source):
         root, edition = Path(spec.path), _EDITIONS[spec.kind]
         split = spec.options.get("split", split or "train")
         if split not in edition.parts:
-            raise UserError(unknown_name(f"data: option split of {spec.kind}:", split, edition.parts))
+            raise UserError(unknown_name(f"data: option split of {spec.kind}", split, edition.parts))
         labelling = spec.options.get("labels", next(iter(edition.fields)))
         if labelling not in edition.fields:
-            raise UserError(unknown_name(f"data: option labels of {spec.kind}:", labelling, edition.fields))
+            raise UserError(unknown_name(f"data: option labels of {spec.kind}", labelling, edition.fields))
         self._field = edition.fields[labelling]
         self._files = _find(root, edition, split)
         self._load()

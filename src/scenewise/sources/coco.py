@@ -123,7 +123,7 @@ def _open_objects(file: Path, spec: Spec, *, reindex: bool, progress: Progress |
     names = [name.strip() for name in spec.options["classes"].split(",")]
     for name in names:
         if name not in every.classes:
-            raise UserError(unknown_name("data: option classes of coco:", name, every.classes))
+            raise UserError(unknown_name("data: option classes of coco", name, every.classes))
     return Objects(kept, sorted({every.classes.index(name) for name in names}))
 
 

@@ -38,7 +38,7 @@ class OpenImagesSource(Source):
         root = Path(spec.path)
         split = spec.options.get("split", split or "train")
         if split not in _SPLITS:
-            raise UserError(unknown_name("data: option split of openimages:", split, _SPLITS))
+            raise UserError(unknown_name("data: option split of openimages", split, _SPLITS))
         if not root.is_dir():
             raise UserError(f"data: no such folder: {root}")
         if not (root / split).is_dir():
@@ -107,7 +107,7 @@ def _chosen(text: str | None, classes: dict[str, str]) -> list[int] | None:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in number:
-            raise UserError(unknown_name("data: option classes of openimages:", name, classes.values()))
+            raise UserError(unknown_name("data: option classes of openimages", name, classes.values()))
     return sorted({number[name] for name in names})
 
 

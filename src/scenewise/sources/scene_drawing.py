@@ -1,4 +1,4 @@
-"""Draws a generated scene: a cluttered textured background, objects with shadows and light, a camera."""
+"""Draws a generated scene: the wall of its setting, clutter, objects with shadows and light, a camera."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 
 from scenewise.sources import scene_plan
 from scenewise.sources.scene_kinds import KINDS, Points, Texture
+from scenewise.sources.scene_settings import SETTINGS
 from scenewise.types import Size
 
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue (ITU-R BT.601)
@@ -32,7 +33,7 @@ def draw(seed: int, split: str, index: int) -> Scene:
     content = scene_plan.content(seed, split, index)
     placed, generator = scene_plan.place(content), content.generator
     light = generator.uniform(0, 2 * np.pi)
-    canvas = _background(content.size, generator)
+    canvas = _background(content.size, content.setting, generator)
     _clutter(canvas, generator)
     instances = np.zeros(content.size, np.uint8)
     for number, each in enumerate(placed, start=1):
@@ -63,22 +64,20 @@ def _noise(size: Size, generator: np.random.Generator) -> Map:
     return total
 
 
-def _background(size: Size, generator: np.random.Generator) -> Canvas:
+def _background(size: Size, setting: int, generator: np.random.Generator) -> Canvas:
+    """Return a wall in the setting's pattern and two random colours, and often a floor before it."""
     height, width = size
     noise = _noise(size, generator)
-    canvas: Canvas = cv2.applyColorMap(noise, _palette(generator))
-    if generator.random() < 0.6:  # a floor before the wall
-        level, slope = height * generator.uniform(0.3, 0.8), height * generator.uniform(-0.12, 0.12)
+    pattern = cv2.addWeighted(SETTINGS[setting].pattern(size, generator), 0.7, noise, 0.3, 0)
+    first, second = _two_colours(generator)
+    shades = first + (second - first) * np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+    canvas: Canvas = cv2.applyColorMap(pattern, shades.astype(np.uint8).reshape(256, 1, 3))
+    if generator.random() < 0.6:
+        level, slope = height * generator.uniform(0.55, 0.85), height * generator.uniform(-0.12, 0.12)
         mask = np.zeros(size, np.uint8)
         corners = np.array([(0, level - slope), (width, level + slope), (width, height), (0, height)])
         cv2.fillPoly(mask, [corners.astype(np.int32)], 255)
         cv2.copyTo(cv2.applyColorMap(noise[::-1], _palette(generator)), mask, canvas)
-    if generator.random() < 0.5:  # planks, tiles, blinds: periodic, but of no class
-        angle, pace = generator.uniform(0, np.pi), np.float32(generator.uniform(0.05, 0.5))
-        columns = np.arange(width, dtype=np.float32)[None] * np.float32(np.cos(angle))
-        rows = np.arange(height, dtype=np.float32)[:, None] * np.float32(np.sin(angle))
-        lines = cv2.convertScaleAbs(np.sin((columns + rows) * pace), alpha=generator.uniform(6, 30))
-        canvas = cv2.subtract(canvas, cv2.merge([lines] * 3))
     return canvas
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from scenewise import keys
 from scenewise.sources.scene_kinds import KINDS
+from scenewise.sources.scene_settings import SETTINGS, choose_kinds
 from scenewise.types import Size
 
 SIDES = (160, 320)  # pixels: shortest and longest side
@@ -20,9 +21,10 @@ _CANDIDATES = 16
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The size of a scene and the kind of each object; `generator` goes on to the rest of the same stream."""
+    """The size and setting of a scene and each object's kind; `generator` goes on to the rest of the same stream."""
 
     size: Size
+    setting: int
     kinds: tuple[int, ...]
     generator: np.random.Generator
 
@@ -44,9 +46,10 @@ def content(seed: int, split: str, index: int) -> Content:
     height, width = (int(side) for side in generator.integers(SIDES[0], SIDES[1] + 1, 2))
     count = int(generator.integers(OBJECTS[0], OBJECTS[1] + 1))
     different = min(count, 1 + int(np.searchsorted(np.cumsum(_KINDS_SHARE), generator.random(), side="right")))
-    chosen = generator.permutation(len(KINDS))[:different]
-    repeated = chosen[generator.integers(0, different, count - different)]
-    return Content((height, width), tuple(int(kind) for kind in (*chosen, *repeated)), generator)
+    setting = int(generator.integers(len(SETTINGS)))
+    chosen = choose_kinds(setting, different, generator)
+    repeated = [chosen[place] for place in generator.integers(0, different, count - different)]
+    return Content((height, width), setting, (*chosen, *repeated), generator)
 
 
 def place(scene: Content) -> list[Placed]:

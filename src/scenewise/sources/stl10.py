@@ -40,7 +40,7 @@ class Stl10Source(Source):
     def __init__(self, spec: Spec, *, split: str | None) -> None:
         split = spec.options.get("split", split or "train")
         if split not in _PARTS:
-            raise UserError(unknown_name("data: option split of stl10:", split, _PARTS))
+            raise UserError(unknown_name("data: option split of stl10", split, _PARTS))
         folder = _folder(Path(spec.path))
         self._names = _PARTS[split]
         self._files = tuple(_file(folder, f"{name}_X.bin") for name in self._names)

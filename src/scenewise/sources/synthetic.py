@@ -17,7 +17,7 @@ from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
 
 _SPLITS = ("train", "test")
-_DRAWING = 1  # raise when the same seed gives other scenes
+_DRAWING = 2  # raise when the same seed gives other scenes
 
 
 @final
@@ -31,9 +31,9 @@ class SyntheticSource(Source):
     def __init__(self, spec: Spec, *, split: str | None) -> None:
         self._split = spec.options.get("split", split or "train")
         if self._split not in _SPLITS:
-            raise UserError(unknown_name("data: option split of synthetic:", self._split, _SPLITS))
+            raise UserError(unknown_name("data: option split of synthetic", self._split, _SPLITS))
         self._count = _number(spec.path, "the number of scenes in synthetic:", least=1)
-        self._seed = _number(spec.options.get("seed", "0"), "option seed of synthetic:", least=0)
+        self._seed = _number(spec.options.get("seed", "0"), "option seed of synthetic", least=0)
         self.spec = Spec("synthetic", str(self._count)).canonical(seed=str(self._seed), split=self._split)
         self.classes = tuple(kind.name for kind in KINDS)
         self.multi_label = True

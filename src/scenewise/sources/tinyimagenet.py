@@ -36,7 +36,7 @@ class TinyImageNetSource(Source):
     def __init__(self, spec: Spec, *, split: str | None, reindex: bool, progress: Progress | None) -> None:
         split = spec.options.get("split", split or "train")
         if split not in _SPLITS:
-            raise UserError(unknown_name("data: option split of tinyimagenet:", split, _SPLITS))
+            raise UserError(unknown_name("data: option split of tinyimagenet", split, _SPLITS))
         root = Path(spec.path)
         folder = _folder(root)
         wnids = tuple(line.strip() for line in _lines(folder / "wnids.txt") if line.strip())

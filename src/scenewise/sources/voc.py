@@ -94,7 +94,7 @@ def _chosen(text: str | None) -> list[int]:
     names = voc_layout.CLASSES if text is None else tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in voc_layout.CLASSES:
-            raise UserError(unknown_name("data: option classes of voc:", name, voc_layout.CLASSES))
+            raise UserError(unknown_name("data: option classes of voc", name, voc_layout.CLASSES))
     return sorted({voc_layout.CLASSES.index(name) for name in names})
 
 

@@ -52,7 +52,7 @@ def year_folder(root: Path, year: str) -> Path:
         )
     if not (kit / f"VOC{year}").is_dir():
         years = sorted(path.name.removeprefix("VOC") for path in kit.glob("VOC*") if path.is_dir())
-        raise UserError(unknown_name("data: option year of voc:", year, years) + f" (in {kit})")
+        raise UserError(unknown_name("data: option year of voc", year, years) + f" (in {kit})")
     for part in ("JPEGImages", "ImageSets/Main"):
         if not (kit / f"VOC{year}" / part).is_dir():
             raise UserError(
@@ -67,7 +67,7 @@ def read_split(folder: Path, split: str) -> list[str]:
     file = lists / f"{split}.txt"
     if "/" in split or not file.is_file():
         names = [path.stem for path in lists.glob("*.txt") if not path.stem.startswith(_CLASS_FILES)]
-        raise UserError(unknown_name("data: option split of voc:", split, names))
+        raise UserError(unknown_name("data: option split of voc", split, names))
     ids, seen, problems = [], dict[str, int](), Problems()
     for line, text in enumerate(_lines(file), start=1):
         if not text.strip():

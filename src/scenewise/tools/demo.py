@@ -28,7 +28,7 @@ METHODS = {"mocov2": "MoCo v2", "mls": "MLS"}  # name -> as the table calls it
 
 def demo_tree(method: str, seed: int) -> dict[str, Any]:
     """Return the configuration of one of the demo's two runs: the two share everything but the method's extra term."""
-    shared = {"momentum": 0.99, "width": 128, "dictionary_size": 512}  # papers/mls.md 4.3: scaled down with the data
+    shared = {"momentum": 0.99, "width": 128, "dictionary_size": 512}  # scaled down with the data
     return {
         "seed": seed,
         "data": {"source": DATA, "size": SIZE},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,25 +11,24 @@ import yaml
 
 from scenewise.engine.checkpoints import load_checkpoint
 from scenewise.engine.config import RunConfig, build
-from scenewise.engine.plan import make_plan
 from scenewise.errors import ImageError, UserError
-from scenewise.methods import method_class
 from scenewise.methods.mls import MLS
 from scenewise.report.page import Sheet, write_report
 from scenewise.report.records import ComparisonTable, read_run
-from scenewise.report.sheets import CropExample, NeighbourRow, crop_sheet, neighbour_sheet
+from scenewise.report.sheets import NeighbourRow, neighbour_sheet
+from scenewise.report.view_sheet import view_sheet
 from scenewise.sources import Source, open_source
+from scenewise.tools.restore import restore_method
+from scenewise.tools.seen import see
 from scenewise.types import Image, Record
 from scenewise.views.collate import normalise
 from scenewise.views.decode import decode
 from scenewise.views.photometric import crop_and_resize
-from scenewise.views.pipeline import make_views
-from scenewise.views.regions import policy
-from scenewise.views.slots import scale_slots
 
 EXAMPLES = 6  # photos of the crop sheet, queries of the label sheet
 NEIGHBOURS = 10  # dictionary crops shown for a query
 SHOWN_SIZE = 112  # pixels of a crop on a sheet
+PAGE = 1180  # pixels of a sheet at most: it is fitted to the page, where small text has to stay readable
 
 
 def report_runs(
@@ -64,9 +62,10 @@ def run_sheets(folder: Path) -> dict[str, Sheet]:
     """Return the sheets of one run: sampled crops and, for MLS, pseudo-labels from its last checkpoint."""
     config = build(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     source = open_source(config.data.source)
+    seen = see(config, source, spread(len(source), EXAMPLES), folder=folder)
     sheets = {
         "What the method sees": Sheet(
-            png=crop_sheet(crop_examples(config, source)),
+            png=view_sheet(seen.photos, heading=seen.heading, width=PAGE, photo_size=(190, 270), view_size=120),
             caption="Photos with the regions that were cut in the first epoch, and the views made from them.",
         )
     }
@@ -81,30 +80,6 @@ def run_sheets(folder: Path) -> dict[str, Sheet]:
     return sheets
 
 
-def crop_examples(config: RunConfig, source: Source, *, count: int = EXAMPLES, epoch: int = 0) -> list[CropExample]:
-    """Return photos spread over the source with the crops that a run's given epoch cuts from them."""
-    slots = scale_slots(method_class(config.method).slots(config.method_config), config.data.size)
-    examples = []
-    for index in spread(len(source), count):
-        record = source[index]
-        try:
-            views, boxes = make_views(
-                record, policy=policy(config.data.crops), slots=slots, seed=config.seed, epoch=epoch
-            )
-            photo = decode(record.read(), record.size, record.orientation).pixels
-        except ImageError:
-            continue
-        examples.append(
-            CropExample(
-                photo=photo,
-                boxes=boxes,
-                views={slot: list(rendered) for slot, rendered in views.items()},
-                caption=Path(record.key).name,
-            )
-        )
-    return examples
-
-
 def spread(length: int, count: int) -> list[int]:
     """Return up to `count` indices, evenly spread over a source."""
     places = np.linspace(0, max(0, length - 1), num=min(count, length)).round()
@@ -116,12 +91,9 @@ def pseudo_label_rows(config: RunConfig, source: Source, checkpoint: Path) -> li
 
     The queries are the central parts of photos, seen by the online backbone in evaluation mode.
     """
-    here = dataclasses.replace(config, engine=dataclasses.replace(config.engine, device="cpu"))
-    method = make_plan(here, source, fresh=False).method
-    assert isinstance(method, MLS)
     saved = load_checkpoint(checkpoint)
-    method.load_state_dict(saved.model)
-    method.eval()
+    method = restore_method(config, saved)
+    assert isinstance(method, MLS)
     dictionary = method.queue.read()
     rows = []
     for index in spread(len(source), EXAMPLES):

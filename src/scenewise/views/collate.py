@@ -12,13 +12,14 @@ from torch import Tensor
 from scenewise.types import IMAGENET_MEAN as IMAGENET_MEAN
 from scenewise.types import IMAGENET_STD as IMAGENET_STD
 from scenewise.types import Batch, Skip
+from scenewise.views.regions import Regions
 
-Sample = tuple[int, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]  # index, views (V, S, S, 3), boxes (V, 4)
+Sample = tuple[int, Mapping[str, np.ndarray], Regions]  # index, views (V, S, S, 3), where they were cut
 
 
 def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = ()) -> Batch:
     """Return the batch of B samples: views (V, B, 3, S, S) uint8, channels last in memory; boxes (V, B, 4) float32."""
-    slots = samples[0][1]
+    slots, regions = samples[0][1], [regions for _, _, regions in samples]
     return Batch(
         index=torch.tensor([index for index, _, _ in samples], dtype=torch.int64),
         views={
@@ -26,7 +27,9 @@ def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = ()) -> Batch:
             slot: torch.from_numpy(np.stack([views[slot] for _, views, _ in samples], axis=1)).permute(0, 1, 4, 2, 3)
             for slot in slots
         },
-        boxes={slot: torch.from_numpy(np.stack([boxes[slot] for _, _, boxes in samples], axis=1)) for slot in slots},
+        boxes={slot: torch.from_numpy(np.stack([each.boxes[slot] for each in regions], axis=1)) for slot in slots},
+        kinds={slot: torch.from_numpy(np.stack([each.kinds[slot] for each in regions], axis=1)) for slot in slots},
+        figures={name: torch.tensor([each.figures[name] for each in regions]) for name in regions[0].figures},
         skipped=tuple(skipped),
     )
 

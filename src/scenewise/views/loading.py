@@ -46,7 +46,7 @@ def load_batch(
             candidate = int(index) if attempt == 0 else _replacement(seed, epoch, int(index), attempt, images)
             record = source_getitem(candidate)
             try:
-                views, boxes = make_views(
+                views, regions = make_views(
                     record,
                     policy=policy,
                     slots=slots,
@@ -57,7 +57,7 @@ def load_batch(
             except ImageError as error:
                 bad.append((candidate, record.key, str(error)))
                 continue
-            samples.append((candidate, views, boxes))
+            samples.append((candidate, views, regions))
             skipped.extend(Skip(number, key, reason, replacement=candidate) for number, key, reason in bad)
             break
         else:

@@ -15,7 +15,7 @@ from scenewise.views.augmentations import augmentation
 from scenewise.views.decode import decode
 from scenewise.views.photometric import render
 from scenewise.views.regions import RegionPolicy, Regions
-from scenewise.views.slots import REFERENCE_SIZE, Slot
+from scenewise.views.slots import Slot, full_size
 
 TEST_RATIO = 256 / 224  # the field's test transform: resize the shorter side to 256, cut the central 224
 _FILTERS = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
@@ -30,26 +30,25 @@ def make_views(
     epoch: int,
     proposals: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], Regions]:
-    """Return the views of one image, slot -> (V, S, S, 3) uint8, and where they were cut, slot -> (V, 4) float32 boxes.
+    """Return the views of one image, slot -> (V, S, S, 3) uint8, and where they were cut.
 
     The slots have the run's sizes (`scale_slots`); the largest of them over 224 scales the blur. Boxes are in pixels of
     the full-size upright photo. Raises ImageError where the image cannot be read.
     """
     chance = keys.generator(seed, "regions", epoch, record.index)
     regions = policy(record.size, proposals, slots, chance)
-    crops = [(box, slots[name].size) for name, boxes in regions.items() for box in boxes]
+    crops = [(box, slots[name].size) for name, boxes in regions.boxes.items() for box in boxes]
     decoded = decode(record.read(), record.size, record.orientation, boxes_and_outputs=crops)
-    blur_scale = max(slot.size for slot in slots.values()) / REFERENCE_SIZE
     views = {}
     for name, slot in slots.items():
-        wanted, boxes = augmentation(slot.augmentation), decoded.locate(regions[name])
+        wanted, boxes = augmentation(slot.augmentation), decoded.locate(regions.boxes[name])
         rendered = [
             render(
                 decoded.pixels,
                 box,
                 wanted,
                 size=slot.size,
-                blur_scale=blur_scale,
+                blur_scale=full_size(slots),
                 generator=keys.generator(seed, "pixels", epoch, record.index, name, number),
             )
             for number, box in enumerate(boxes)

@@ -1,42 +1,66 @@
-"""Where to cut: region policies. Geometry only, no pixel is drawn here (law 1), so they are known before the decode.
+"""Where to cut: what a region policy is. Geometry only, no pixel is drawn (law 1), so it is known before the decode.
 
 A policy is called with the photo's size, its object proposals (or None), the slots to fill and the generator of
-(seed, epoch, image); it returns the boxes of every slot. Policies are frozen values and can wrap one another.
+(seed, epoch, image); it returns the boxes of every slot. Policies are frozen values; `policies` lists them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32
 
-from scenewise.errors import UserError, unknown_name
 from scenewise.types import Size
 from scenewise.views.augmentations import RATIO, augmentation
 from scenewise.views.slots import Slot
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, right and bottom exclusive
-Regions = dict[str, np.ndarray]  # slot -> (count, 4) float32 boxes x1, y1, x2, y2 in pixels of the upright photo
 ATTEMPTS = 10  # torchvision's RandomResizedCrop, before it falls back to the central crop
 
 
-@runtime_checkable
-class RegionPolicy(Protocol):
-    """Fills slots with boxes: a pure function of its arguments; the generator is the only source of chance."""
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Where the views of one image are cut.
 
+    boxes: slot -> (count, 4) float32 `x1, y1, x2, y2` in pixels of the upright photo.
+    kinds: slot -> (count,) int8, a `scenewise.types.View` each.
+    figures: what the policy counted, logged as the mean over images; the same names for every image. `fallback` is 1
+    where the policy could not do as its name says and cut as the scene policy does.
+    """
+
+    boxes: Mapping[str, np.ndarray]
+    kinds: Mapping[str, np.ndarray]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class RegionPolicy(ABC):
+    """Fills slots with boxes: a pure function of its arguments; the generator is the only source of chance.
+
+    A subclass is a final, frozen dataclass: its fields are the settings `crops.NAME` of a run.
+    """
+
+    __slots__ = ()
+    needs_proposals: ClassVar[bool]  # whether it is of no use without object proposals
+    title: ClassVar[str]  # one line for lists
+
+    @abstractmethod
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
     ) -> Regions:
-        """Return slot -> (slot.count, 4) float32 boxes inside the image of `size` (height, width).
+        """Return the regions inside the image of `size` (height, width).
 
-        `proposals` is (N, 4) `x1, y1, x2, y2` in pixels of the upright photo, best first, or None.
+        `proposals` is (N, 4) `x1, y1, x2, y2` in pixels of the upright photo, best first and not filtered, or None.
+        The slots have the run's sizes: lengths in pixels given for 224-pixel views are scaled by `full_size(slots)`.
         """
-        ...
+
+    @abstractmethod
+    def decide(self, mean_area: float) -> RegionPolicy:
+        """Return the policy with every open value decided; mean_area: mean share of an image that a proposal covers."""
 
 
 def random_resized_crop(
@@ -68,36 +92,15 @@ def random_resized_crop(
     return x, y, x + wide, y + tall
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Random resized crops of the whole photo, drawn independently: the baseline of every method.
+def scene_crops(size: Size, slot: Slot, generator: np.random.Generator) -> Float32[np.ndarray, "count 4"]:
+    """Return `slot.count` random resized crops of the whole photo, the area range the slot's, else its augmentation's.
 
-    The area range is the slot's `scale`, else its augmentation's. Views are drawn in the order of the slots.
+    An instance slot is filled alike: with crops that stand in for objects where none are known.
     """
-
-    def __call__(
-        self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
-    ) -> Regions:
-        """Return slot -> (slot.count, 4) float32 boxes; the proposals are not looked at."""
-        return {name: self._crops(size, slot, generator) for name, slot in slots.items()}
-
-    def _crops(self, size: Size, slot: Slot, generator: np.random.Generator) -> Float32[np.ndarray, "count 4"]:
-        wanted = augmentation(slot.augmentation)
-        scale = wanted.scale if slot.scale is None else slot.scale
-        photo = (0, 0, size[1], size[0])
-        crops = [
-            random_resized_crop(photo, scale=scale, ratio=wanted.ratio, generator=generator) for _ in range(slot.count)
-        ]
-        return np.asarray(crops, dtype=np.float32).reshape(slot.count, 4)
-
-
-_POLICIES: Mapping[str, Callable[[], RegionPolicy]] = MappingProxyType({"scene": Scene})
-
-POLICIES: Mapping[str, str] = MappingProxyType({"scene": "independent random crops of the whole photo (the baseline)"})
-
-
-def policy(name: str) -> RegionPolicy:
-    """Return the region policy of that name; UserError with the nearest name where there is none."""
-    if name not in _POLICIES:
-        raise UserError(unknown_name("crops", name, _POLICIES))
-    return _POLICIES[name]()
+    wanted = augmentation(slot.augmentation)
+    scale = wanted.scale if slot.scale is None else slot.scale
+    photo = (0, 0, size[1], size[0])
+    crops = [
+        random_resized_crop(photo, scale=scale, ratio=wanted.ratio, generator=generator) for _ in range(slot.count)
+    ]
+    return np.asarray(crops, dtype=np.float32).reshape(slot.count, 4)

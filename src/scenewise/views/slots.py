@@ -18,14 +18,16 @@ class Slot:
 
     A method declares sizes for 224-pixel crops (small crops 96, instance patches 96); `scale_slots` fits them to a
     run's size.
-    `scale` (share of the photo's area a scene crop covers) overrides the augmentation's own range. Raises UserError
-    for an unknown augmentation.
+    `scale` (share of the photo's area a scene crop covers) overrides the augmentation's own range. The views of an
+    `instance` slot are whole objects, `count` different ones, instead of crops at random; all instance slots of a
+    method show the same objects in the same order. Raises UserError for an unknown augmentation.
     """
 
     augmentation: str
     size: int = REFERENCE_SIZE
     count: int = 1
     scale: tuple[float, float] | None = None
+    instance: bool = False
 
     def __post_init__(self) -> None:
         augmentation(self.augmentation)  # UserError for an unknown name, before any work starts
@@ -46,6 +48,11 @@ def multi_crop(augmentation: str, *, large: tuple[str, int], small: int) -> dict
         name: Slot(augmentation=augmentation, count=count, scale=(0.14, 1.0)),
         "small": Slot(augmentation=augmentation, size=SMALL_SIZE, count=small, scale=(0.05, 0.14)),
     }
+
+
+def full_size(slots: Mapping[str, Slot]) -> float:
+    """Return the size of the largest view over 224: what lengths given for the papers' views are multiplied by."""
+    return max(slot.size for slot in slots.values()) / REFERENCE_SIZE
 
 
 def scale_slots(slots: Mapping[str, Slot], size: int) -> dict[str, Slot]:

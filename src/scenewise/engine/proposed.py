@@ -1,0 +1,186 @@
+"""Which object proposals a run cuts its views by: a file's, or the labelled boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from scenewise.engine.folder import PROPOSALS
+from scenewise.errors import UserError
+from scenewise.proposals.store import Header, Row, Store, read_header
+from scenewise.sources import Source
+from scenewise.sources.base import HasBoxes
+from scenewise.views.policies import policy_name
+from scenewise.views.regions import RegionPolicy
+
+AUTO, LABELS = "auto", "labels"
+LABELLED = "labels (labelled boxes: for ablations only)"  # what a file made of labels says of itself
+SAMPLE = 2000  # images whose labelled boxes are measured
+
+
+@runtime_checkable
+class Proposed(Protocol):
+    """The proposals of a source's images. Pickles small."""
+
+    @property
+    def mean_area(self) -> float:
+        """Mean share of its image that a box covers."""
+        ...
+
+    def __call__(self, index: int) -> np.ndarray | None:
+        """Return the (N, 4) boxes `x1, y1, x2, y2` of an image in pixels, best first; None where there are none."""
+        ...
+
+
+class LabelledBoxes:
+    """The labelled boxes of a source in the place of proposals: what a perfect proposer would find (ablations only)."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = cast("HasBoxes", source)
+        shares = [
+            (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (source[index].size[0] * source[index].size[1])
+            for index in range(0, len(source), max(1, len(source) // SAMPLE))
+            if len(boxes := self._source.boxes(index)[0])
+        ]
+        self.mean_area = float(np.concatenate(shares).mean()) if shares else 1.0
+
+    def __call__(self, index: int) -> np.ndarray | None:
+        """Return the (n, 4) labelled boxes of an image; None where it has none."""
+        boxes = self._source.boxes(index)[0]
+        return boxes if len(boxes) else None
+
+
+class StoredProposals:
+    """The proposals of a source's images out of a file; every look-up makes sure that they are those of the image.
+
+    rows: the row of each image in the file, (images,) int64; None where row and image have the same number. Pickles
+    as the file's path, the source and `rows`.
+    """
+
+    def __init__(self, store: Store, source: Source, rows: np.ndarray | None) -> None:
+        self._store, self._source, self._rows = store, source, rows
+
+    @property
+    def header(self) -> Header:
+        """What the file says of itself."""
+        return self._store.header
+
+    @property
+    def mean_area(self) -> float:
+        """Mean share of its image that one of an image's first ten boxes covers."""
+        return self.header.mean_area
+
+    def __call__(self, index: int) -> np.ndarray | None:
+        """Return the (N, 4) float32 boxes of an image, best first; None where it has none."""
+        boxes = self._row(index).boxes
+        return boxes.astype(np.float32) if len(boxes) else None
+
+    def scores(self, index: int) -> np.ndarray | None:
+        """Return the (N,) float32 scores of an image's boxes; None where its generator gives none."""
+        return self._row(index).scores
+
+    def _row(self, index: int) -> Row:
+        row = self._store[index if self._rows is None else int(self._rows[index])]
+        record = self._source[index]
+        if row.key != record.key:
+            raise UserError(f"data.proposals: {self._store.file} has {row.key} where {record.key} is expected")
+        if row.size != record.size:
+            raise UserError(_replaced(self._store.file, self._source, 1, row, record.size))
+        return row
+
+
+def open_proposals(file: Path, source: Source) -> StoredProposals:
+    """Return the proposals of a file for the images of a source.
+
+    The file may hold more images than the source, as that of trainval holds those of train. Raises UserError where it
+    is damaged, lacks images of the source, or was made for images of other sizes.
+    """
+    store = Store(file)
+    store.check()
+    origin = store.header.origin
+    if (origin.source, origin.fingerprint, origin.images) == (source.spec, source.fingerprint, len(source)):
+        return StoredProposals(store, source, None)
+    records = [source[index] for index in range(len(source))]
+    rows = store.find([record.key for record in records])
+    missing = np.flatnonzero(rows < 0)
+    if len(missing):
+        raise UserError(
+            f"data.proposals: {file} has none for {len(missing)} of {len(source)} images, the first "
+            f"{records[missing[0]].key!r}; it was made for {origin.images} images of {origin.source}.\n"
+            f"Make them for this data: `scenewise propose {source.spec} --out FILE`"
+        )
+    others = np.flatnonzero((store.sizes()[rows] != np.array([record.size for record in records])).any(axis=1))
+    if len(others):
+        first = int(others[0])
+        raise UserError(_replaced(file, source, len(others), store[int(rows[first])], records[first].size))
+    return StoredProposals(store, source, rows)
+
+
+def _replaced(file: Path, source: Source, count: int, row: Row, size: tuple[int, int]) -> str:
+    return (
+        f"data.proposals: {count} {'image has' if count == 1 else 'images have'} another size than in {file}: "
+        f"{row.key} has {size[1]} x {size[0]} pixels, proposals for {row.size[1]} x {row.size[0]}; replaced since?\n"
+        f"Make them anew: `scenewise propose {source.spec} --out {file} --overwrite`"
+    )
+
+
+def open_proposed(asked: str | None, source: Source, *, folder: Path | None) -> tuple[Proposed | None, list[str]]:
+    """Return the proposals that `data.proposals` names, for this source, and what to say of them.
+
+    folder: the run's, where `auto` keeps its file. Raises UserError where they do not fit the images.
+    """
+    if asked is None:
+        return None, []
+    if asked == LABELS:
+        if not isinstance(source, HasBoxes):
+            raise UserError(f"data.proposals: {source.spec} has no labelled boxes; name a file, or auto")
+        said = "crops are cut by the LABELLED boxes (--proposals labels): an ablation, not unlabelled pre-training"
+        return LabelledBoxes(source), [said]
+    if asked == AUTO and folder is None:
+        raise UserError("data.proposals: 'auto' makes them in a run's folder, and there is none; name a file")
+    file = Path(asked) if asked != AUTO or folder is None else folder / PROPOSALS
+    proposed = open_proposals(file, source)
+    return proposed, _notes(file, proposed.header)
+
+
+def _notes(file: Path, header: Header) -> list[str]:
+    origin = header.origin
+    notes = [
+        f"proposals of {file}: {origin.generator}, {header.boxes / max(1, origin.images):.0f} boxes an image; "
+        f"the first ten cover {100 * header.mean_area:.0f} % of the image each"
+    ]
+    if header.images_without_boxes:
+        notes.append(f"{header.images_without_boxes} of the {origin.images} images of {file} have no proposals")
+    if origin.generator == LABELLED:
+        notes.append(f"the boxes of {file} are LABELLED ones: an ablation, not unlabelled pre-training")
+    return notes
+
+
+def choose_crops(crops: Any, asked: str | None, source: Source, *, folder: Path | None) -> tuple[Any, Any, list[str]]:
+    """Return the region policy with every value decided, the proposals it cuts by, and what to say of both."""
+    check_crops(crops, asked, source.spec)
+    proposed, notes = open_proposed(asked, source, folder=folder)
+    decided = crops if proposed is None else crops.decide(proposed.mean_area)
+    return decided, proposed, notes
+
+
+def check_crops(crops: RegionPolicy, asked: str | None, data: str) -> None:
+    """Raise UserError for a policy that needs proposals where none are named."""
+    if crops.needs_proposals and asked is None:
+        raise UserError(
+            f"crops.name: {policy_name(crops)!r} needs object proposals; add --proposals auto, or make them once with "
+            f"`scenewise propose {data} --out proposals.arrow` and add --proposals proposals.arrow"
+        )
+
+
+def check_proposals(asked: str | None) -> None:
+    """Raise UserError for a proposal file that cannot be one, before any image is looked at."""
+    if asked not in (None, AUTO, LABELS):
+        read_header(Path(asked))
+
+
+def absolute_proposals(asked: str | None) -> str | None:
+    """Return `data.proposals` as a run records it: a file by its absolute path."""
+    return asked if asked in (None, AUTO, LABELS) else str(Path(asked).absolute())

@@ -1,0 +1,319 @@
+"""Object proposals of every image of a source, made once and kept in a file: in parallel, and fit to be interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import PIL
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from scenewise import keys
+from scenewise.engine.data import start_worker
+from scenewise.engine.display import Display
+from scenewise.engine.folder import writing
+from scenewise.engine.logs import write_skipped
+from scenewise.engine.processes import started_world
+from scenewise.engine.proposed import LABELLED
+from scenewise.engine.signals import Signals
+from scenewise.errors import ImageError, Interrupted, UserError
+from scenewise.proposals.base import Generator
+from scenewise.proposals.kept import LIMIT, MAX_IOU, keep
+from scenewise.proposals.partial import Partial, start_partial
+from scenewise.proposals.store import Header, Origin, Row, read_header, write_store
+from scenewise.sources import Source
+from scenewise.sources.base import HasBoxes
+from scenewise.types import Skip
+from scenewise.views.decode import decode
+from scenewise.views.opencv import use_one_thread
+
+BLOCK = 32  # images between two writes to the disk: what a kill costs at most
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A proposal file: what it holds, and what its making was like.
+
+    unreadable: images without boxes for that reason, those that the index has left out among them. made: images that
+    this call worked on (the others were there already), in `seconds`.
+    """
+
+    file: Path
+    header: Header
+    unreadable: int
+    made: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures under stable names; `seconds_per_image` is of this call, None where it made nothing."""
+        origin = self.header.origin
+        return {
+            "file": str(self.file),
+            "data": origin.source,
+            "generator": origin.generator,
+            "images": origin.images,
+            "images_without_boxes": self.header.images_without_boxes,
+            "unreadable": self.unreadable,
+            "boxes": self.header.boxes,
+            "boxes_per_image": self.header.boxes / origin.images,
+            "mean_area": self.header.mean_area,
+            "seconds_per_image": self.seconds / self.made if self.made else None,
+        }
+
+
+def partial_file(out: Path) -> Path:
+    """Return where the rows of a file that is not finished are kept."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def skipped_file(out: Path) -> Path:
+    """Return where the images that could not be read are named."""
+    return out.with_name(f"{out.stem}.skipped.csv")
+
+
+def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise UserError when the proposal file may not be written there."""
+    if out.is_dir():
+        raise UserError(f"--out: {str(out)!r} is a folder; name a file, for example proposals.arrow")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out: the folder {str(out.absolute().parent)!r} does not exist")
+    if resume or overwrite:
+        return
+    for path in (out, partial_file(out), skipped_file(out)):
+        if path.exists():
+            raise UserError(
+                f"--out: {str(path)!r} exists; name another file, go on with --resume where it was interrupted, or "
+                "replace it with --overwrite"
+            )
+
+
+def propose(
+    source: Source,
+    out: Path,
+    generator: Generator | None,
+    *,
+    limit: int = LIMIT,
+    seed: int = 0,
+    workers: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display,
+    alive: Callable[[], None] = lambda: None,
+) -> Made:
+    """Write the proposals of every image of a source to `out` and return what was made.
+
+    generator: None takes the labelled boxes of the source. Boxes are made on the upright photo at full size and pass
+    `keep`, `limit` of them at most. The bytes of the file depend on nothing else: not on the number of workers, nor on
+    interruptions. An image that cannot be read has no boxes and is named beside the file. With `resume` what is there
+    is gone on with, where it is of the same origin; `overwrite` replaces what is not. `alive` is called after each
+    image. Raises UserError for what cannot work, Interrupted once all that is done is kept.
+    """
+    check_out(out, resume=resume, overwrite=overwrite)
+    if generator is None and not isinstance(source, HasBoxes):
+        raise UserError(f"--generator: {source.spec} has no labelled boxes; use another generator than 'labels'")
+    origin = make_origin(source, generator, limit=limit, seed=seed)
+    with writing(out):
+        partial = _begin(out, origin, resume=resume, overwrite=overwrite, display=display)
+        if partial is None:
+            header, before, seconds = read_header(out), len(source), 0.0
+        else:
+            with closing(partial):
+                began, before = time.perf_counter(), len(partial)
+                images = _Images(source, generator, limit=limit, seed=seed)
+                _make(partial, images, workers=workers, display=display, alive=alive)
+                seconds = time.perf_counter() - began
+                header = _finish(partial, source, out)
+    unreadable = header.unreadable + len(source.unreadable)
+    made = Made(file=out, header=header, unreadable=unreadable, made=len(source) - before, seconds=seconds)
+    _tell(made, display)
+    return made
+
+
+def make_origin(source: Source, generator: Generator | None, *, limit: int, seed: int) -> Origin:
+    """Return what the proposals depend on."""
+    settings = {} if generator is None else dict(generator.settings)
+    return Origin(
+        generator=LABELLED if generator is None else generator.name,
+        settings=json.loads(json.dumps(settings)),  # as they are read again
+        keep=limit,
+        max_iou=MAX_IOU,
+        seed=seed,
+        versions={
+            "scenewise": version("scenewise"),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+        },
+        source=source.spec,
+        fingerprint=source.fingerprint,
+        images=len(source),
+    )
+
+
+def _begin(out: Path, origin: Origin, *, resume: bool, overwrite: bool, display: Display) -> Partial | None:
+    """Return the rows to go on from, none for a fresh start; None where the file is there already."""
+    path = partial_file(out)
+    try:
+        if resume and path.exists() and (overwrite or not out.exists()):
+            return _go_on(path, origin, display)
+        if resume and out.exists():
+            check_same(out, read_header(out).origin, origin)
+            display.say(f"{out} is complete: nothing to do")
+            path.unlink(missing_ok=True)  # of a process that was killed between its last two steps
+            return None
+    except UserError:
+        if not overwrite:
+            raise
+    else:
+        if resume:
+            display.say(f"nothing to resume at {out}: starting from the beginning")
+    return start_partial(path, origin)
+
+
+def _go_on(path: Path, origin: Origin, display: Display) -> Partial:
+    partial = Partial(path)
+    try:
+        check_same(path, partial.origin, origin)
+    except UserError:
+        partial.close()
+        raise
+    display.say(f"going on after {len(partial)} of {origin.images} images")
+    return partial
+
+
+def check_same(path: Path, found: Origin, asked: Origin) -> None:
+    """Raise UserError with every value in which the origin of a file is not the one that is asked for."""
+    first, second = _flat(found), _flat(asked)
+    changes = [
+        f"{name} is {first.get(name)!r} there and {second.get(name)!r} now"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
+    if changes:
+        raise UserError(
+            f"--resume: {path} was begun otherwise: {'; '.join(changes)}.\n"
+            "Ask for the same, name another --out, or begin anew with --overwrite"
+        )
+
+
+def _flat(origin: Origin) -> dict[str, Any]:
+    content = dataclasses.asdict(origin)
+    parts = {f"{part}.{name}": value for part in ("settings", "versions") for name, value in content.pop(part).items()}
+    return content | parts
+
+
+class _Images(Dataset[Row | UserError]):
+    """The proposals of each image, by its number; in whichever process that is."""
+
+    def __init__(self, source: Source, generator: Generator | None, *, limit: int, seed: int) -> None:
+        self.source, self.generator, self.limit, self.seed = source, generator, limit, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Row | UserError:
+        """Return a row. A UserError is returned: raised in a worker it would arrive with a traceback inside."""
+        try:
+            return self._row(index)
+        except UserError as error:
+            return error
+
+    def _row(self, index: int) -> Row:
+        use_one_thread()
+        record = self.source[index]
+        try:
+            if self.generator is None:
+                boxes, scores = cast("HasBoxes", self.source).boxes(index)[0], None
+            else:
+                pixels = decode(record.read(), record.size, record.orientation).pixels
+                boxes, scores = self.generator(pixels, keys.generator(self.seed, "proposals", index))
+        except ImageError as error:
+            return Row(record.key, record.size, np.empty((0, 4), np.int32), None, reason=str(error))
+        boxes, scores = keep(boxes, scores, record.size, limit=self.limit, max_iou=MAX_IOU)
+        return Row(record.key, record.size, boxes, scores)
+
+
+def _make(partial: Partial, images: _Images, *, workers: int, display: Display, alive: Callable[[], None]) -> None:
+    """Add the rows that are missing. What is done is kept whatever happens."""
+    pending: list[Row] = []
+    with Signals(patient=started_world() > 1) as signals, display.bar("proposing", len(images)) as bar:
+        try:
+            for row in _rows(images, len(partial), workers):
+                pending.append(row)
+                if len(pending) == BLOCK:
+                    partial.append(pending)
+                    pending = []
+                done = len(partial) + len(pending)
+                bar.update(done)
+                alive()
+                if signals.received and done < len(images):
+                    raise Interrupted(signals.received)
+        finally:
+            partial.append(pending)
+
+
+def _rows(images: _Images, start: int, workers: int) -> Iterator[Row]:
+    """Return the rows from an image on, in order, whoever makes them."""
+    use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that
+    loader = DataLoader(
+        images,
+        batch_size=None,
+        sampler=range(start, len(images)),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else the loader draws from torch's global state
+    )
+    try:
+        for row in loader:
+            if isinstance(row, UserError):
+                raise row
+            yield row
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
+            raise
+        raise UserError(
+            f"--workers: a process died ({' '.join(str(error).split())[:120]}), often for lack of memory.\n"
+            "What is done is kept: go on with --resume, perhaps with fewer --workers"
+        ) from error
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
+
+
+def _finish(partial: Partial, source: Source, out: Path) -> Header:
+    """Write the file and who was left out; the rows that it is made of go last."""
+    skipped = [Skip(number, row.key, row.reason) for number, row in enumerate(partial) if row.reason]
+    skipped = [*source.unreadable, *skipped]
+    if skipped:
+        write_skipped(out.absolute().parent, skipped, name=skipped_file(out).name)
+    else:
+        skipped_file(out).unlink(missing_ok=True)
+    header = write_store(out, partial.origin, partial)
+    partial.path.unlink()
+    return header
+
+
+def _tell(made: Made, display: Display) -> None:
+    header = made.header
+    images = header.origin.images
+    pace = f", {made.seconds / made.made:.3g} s an image" if made.made else ""
+    display.say(
+        f"{images} images, {header.boxes / max(1, images):.1f} boxes an image; one of the first ten covers "
+        f"{100 * header.mean_area:.1f} % of its image on average{pace}"
+    )
+    if header.images_without_boxes:
+        display.say(f"note: {header.images_without_boxes} of {images} images have no boxes")
+    if made.unreadable:
+        display.warn(f"{made.unreadable} images cannot be read; they are named in {skipped_file(made.file)}")

@@ -1,0 +1,1 @@
+"""Object proposals: generators of boxes, and the file that keeps them."""

@@ -1,0 +1,51 @@
+"""The generators of proposals by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+from scenewise.errors import UserError, unknown_name
+from scenewise.proposals.base import Generator, Proposals
+from scenewise.proposals.bing import Bing
+from scenewise.proposals.grid import Grid
+from scenewise.proposals.random_boxes import RandomBoxes
+from scenewise.proposals.selective_search import WORKING_SIZE, SelectiveSearch
+
+__all__ = ["GENERATORS", "Generator", "Proposals", "make_generator"]
+
+GENERATORS = MappingProxyType(
+    {
+        SelectiveSearch.name: "regions that grow together (selective search); no labels, no model: the default",
+        Bing.name: "windows by gradients (BING); quick, but its model was trained on boxes of VOC 2007: --bing-model",
+        RandomBoxes.name: "random places, of the sizes of another file's boxes (--like): the control",
+        Grid.name: "regular windows, large to small: the control that draws nothing",
+    }
+)
+
+
+def make_generator(
+    name: str,
+    *,
+    bing_model: Path | None = None,
+    like: Path | None = None,
+    mode: str = "light",
+    working_size: int | None = WORKING_SIZE,
+) -> Generator:
+    """Return the generator of that name; UserError for an unknown one, or for what it cannot work with.
+
+    bing_model: the folder of BING's model files (bing only, needed). like: the proposal file whose box sizes are drawn
+    (random only). mode, working_size: see `SelectiveSearch` (selective-search only).
+    """
+    if name not in GENERATORS:
+        raise UserError(unknown_name("generator", name, GENERATORS))
+    for field, value, user in (("bing_model", bing_model, Bing.name), ("like", like, RandomBoxes.name)):
+        if value is not None and name != user:
+            raise UserError(f"{field}: {str(value)!r} is for the generator {user!r}; {name!r} has no use for it")
+    if name == Bing.name:
+        if bing_model is None:
+            raise UserError("bing_model: 'bing' needs the folder of its model files; add --bing-model FOLDER")
+        return Bing(bing_model)
+    if name == RandomBoxes.name:
+        return RandomBoxes(like)
+    return Grid() if name == Grid.name else SelectiveSearch(mode, working_size)

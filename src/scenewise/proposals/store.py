@@ -1,0 +1,330 @@
+"""The proposal file: Arrow IPC, one row an image, best box first; memory-mapped, a row found by division.
+
+Columns: `key`, `height`, `width`, `boxes` (lists of four int32 `x1, y1, x2, y2` in pixels of the upright photo, right
+and bottom exclusive), `scores` (a list of float32 as long as `boxes`, or null). The schema's metadata hold a `Header`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float32, Int32, Int64, Shaped
+from pydantic import TypeAdapter
+
+from scenewise.errors import UserError
+from scenewise.types import Size
+
+FORMAT = 1  # raise when files of before cannot be read any more
+ROWS = 256  # images in each record batch but the last
+FIRST = 10  # boxes of an image that `Header.mean_area` looks at: those that object-aware cropping draws from
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("boxes", pa.list_(pa.list_(pa.int32(), 4))),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+_HEADER = b"scenewise"  # the metadata's key
+_ARROW = b"ARROW1"  # how an Arrow IPC file begins, and ends when it is whole
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """All that the boxes of a file depend on: two files of the same origin are the same."""
+
+    generator: str
+    settings: Mapping[str, Any]  # the generator's own, with the versions of its libraries
+    keep: int  # boxes an image has at most
+    max_iou: float  # boxes that overlap a better one by more were dropped
+    seed: int
+    versions: Mapping[str, str]  # of what decodes and writes
+    source: str  # the data's spec
+    fingerprint: str  # the data's
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a file says of itself.
+
+    images_without_boxes: `unreadable` ones, and those in which nothing was found.
+    mean_area: for each image with boxes the mean share of the image that one of its first ten boxes covers, then the
+    mean over these images; 1 where no image has boxes.
+    """
+
+    format: int
+    origin: Origin
+    images_without_boxes: int
+    unreadable: int
+    boxes: int
+    mean_area: float
+
+
+class Row(NamedTuple):
+    """The proposals of one image. `reason` says why it could not be read (not in the finished file), else it is ""."""
+
+    key: str
+    size: Size
+    boxes: Int32[np.ndarray, "boxes 4"]
+    scores: Float32[np.ndarray, " boxes"] | None
+    reason: str = ""
+
+
+class Store:
+    """The proposals of a file, by row. Pickles as a path: each process maps the same file, nothing is copied."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._open()
+
+    def _open(self) -> None:
+        self.header, self._batches = _map(self.file)
+        self._state = _state(self.file)
+
+    def __getstate__(self) -> tuple[Path, tuple[int, int, int]]:
+        return self.file, self._state
+
+    def __setstate__(self, state: tuple[Path, tuple[int, int, int]]) -> None:
+        self.file, before = state
+        self._open()
+        if self._state != before:
+            raise UserError(f"proposals: {self.file} was replaced while it was in use; start again")
+
+    def __len__(self) -> int:
+        return self.header.origin.images
+
+    def __getitem__(self, row: int) -> Row:
+        """Return a row of the file; IndexError outside 0..len-1."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        batch, place = divmod(row, ROWS)
+        return row_of(self._batches[batch], place)
+
+    def find(self, keys: Sequence[str]) -> Int64[np.ndarray, " keys"]:
+        """Return the row of each key, -1 for those that are not there."""
+        known = pa.chunked_array([batch.column("key") for batch in self._batches], pa.string())
+        found = pc.index_in(pa.array(keys, pa.string()), value_set=known)
+        return np.asarray(found.fill_null(-1), dtype=np.int64)
+
+    def sizes(self) -> Int32[np.ndarray, "images 2"]:
+        """Return the (height, width) of every image."""
+        columns = [[batch.column(name).to_numpy() for batch in self._batches] for name in ("height", "width")]
+        return np.stack([np.concatenate([np.empty(0, np.int32), *column]) for column in columns], axis=1)
+
+    def check(self) -> None:
+        """Raise UserError for what a file of ours cannot hold: missing values, boxes that are empty or reach outside.
+
+        Reads the whole file once.
+        """
+        for batch in self._batches:
+            problem = find_problem(batch)
+            if problem is not None:
+                raise UserError(f"proposals: {self.file}: {problem}; make it anew with `scenewise propose`")
+
+
+def read_header(file: Path) -> Header:
+    """Return the header of a proposal file; raises UserError where it is not one, is cut off, or of another version."""
+    return _map(file)[0]
+
+
+def write_store(file: Path, origin: Origin, rows: Iterable[Row]) -> Header:
+    """Write the finished file under a temporary name, sync and rename it; return its header.
+
+    `rows` are iterated twice. The same rows give the same bytes. Raises OSError when the disk refuses.
+    """
+    header = _summarise(origin, rows)
+    schema = SCHEMA.with_metadata({_HEADER: json.dumps(dataclasses.asdict(header))})
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with temporary.open("wb") as target:
+            with pa.ipc.new_file(target, schema) as writer:
+                for block in _blocks(rows):
+                    writer.write_batch(record_batch(block))
+            target.flush()
+            os.fsync(target.fileno())
+        temporary.replace(file)
+        sync_folder(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return header
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def record_batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    """Return the rows as a record batch of `SCHEMA`."""
+    starts = pa.array(np.cumsum([0, *(len(row.boxes) for row in rows)]), pa.int32())
+    corners = np.concatenate([np.empty((0, 4), np.int32), *(row.boxes for row in rows)])
+    scores = [np.zeros(len(row.boxes), np.float32) if row.scores is None else row.scores for row in rows]
+    columns = [
+        pa.array([row.key for row in rows], pa.string()),
+        pa.array([row.size[0] for row in rows], pa.int32()),
+        pa.array([row.size[1] for row in rows], pa.int32()),
+        pa.ListArray.from_arrays(starts, pa.FixedSizeListArray.from_arrays(pa.array(corners.reshape(-1)), 4)),
+        pa.ListArray.from_arrays(
+            starts,
+            pa.array(np.concatenate([np.empty(0, np.float32), *scores])),
+            mask=pa.array([row.scores is None for row in rows]),
+        ),
+    ]
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def row_of(batch: pa.RecordBatch, place: int) -> Row:
+    """Return a row of a record batch; its arrays are views of the batch's memory."""
+    key, height, width, boxes, scores = (batch.column(name)[place] for name in SCHEMA.names)
+    return Row(
+        key.as_py(),
+        (height.as_py(), width.as_py()),
+        boxes.values.flatten().to_numpy().reshape(-1, 4),
+        scores.values.to_numpy() if scores.is_valid else None,
+    )
+
+
+def find_problem(batch: pa.RecordBatch) -> str | None:
+    """Return what is wrong in a record batch of `SCHEMA`'s columns, with the first image it is wrong for, or None."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as error:
+        return f"damaged ({' '.join(str(error).split())[:120]})"
+    keys, heights, widths, boxes, scores = (batch.column(name) for name in SCHEMA.names)
+    given = boxes.flatten()
+    if any(column.null_count for column in (keys, heights, widths, boxes, given, given.flatten())):
+        return "a value is missing"
+    sizes = np.stack([widths.to_numpy(), heights.to_numpy()], axis=1)
+    if (sizes < 1).any():
+        place = int(np.flatnonzero((sizes < 1).any(axis=1))[0])
+        return f"the image {keys[place]} has no size"
+    counts = boxes.value_lengths().to_numpy()
+    corners = given.flatten().to_numpy().reshape(-1, 4)
+    limits = np.repeat(sizes, counts, axis=0)
+    wrong = (corners[:, :2] < 0) | (corners[:, 2:] > limits) | (corners[:, 2:] <= corners[:, :2])
+    if wrong.any():
+        number = int(np.flatnonzero(wrong.any(axis=1))[0])
+        place = int(np.searchsorted(np.cumsum(counts), number, side="right"))
+        wide, tall = sizes[place]
+        return (
+            f"box {corners[number].tolist()} of {keys[place]} ({wide} x {tall} pixels) is empty, reversed, or reaches "
+            "outside; boxes are x1, y1, x2, y2"
+        )
+    return _wrong_scores(keys, counts, scores)
+
+
+def _wrong_scores(keys: pa.Array, counts: Shaped[np.ndarray, " images"], scores: pa.Array) -> str | None:
+    lengths = np.asarray(scores.value_lengths().fill_null(-1))
+    uneven = np.flatnonzero((lengths != -1) & (lengths != counts))
+    if len(uneven):
+        return f"{keys[uneven[0]]} has {counts[uneven[0]]} boxes and {lengths[uneven[0]]} scores"
+    values = scores.flatten()
+    finite = values.null_count == 0 and np.isfinite(values.to_numpy()).all()
+    return None if finite else "a score is missing or not a finite number"
+
+
+def _map(file: Path) -> tuple[Header, list[pa.RecordBatch]]:
+    """Map a file into memory; nothing but its footer and the batches' heads is read."""
+    try:
+        with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
+            schema, columns = reader.schema, _columns(reader.schema)
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(_unreadable(file, error)) from None
+    if columns != _columns(SCHEMA):
+        raise UserError(
+            f"proposals: {file} has other columns than a file of `scenewise propose`: {columns}.\n"
+            f"Wanted: {_columns(SCHEMA)}"
+        )
+    header = _parse(file, schema)
+    lengths = [batch.num_rows for batch in batches]
+    if sum(lengths) != header.origin.images or any(length != ROWS for length in lengths[:-1]) or lengths[-1:] > [ROWS]:
+        raise UserError(f"proposals: {file} is damaged: its rows are not the {header.origin.images} of its header")
+    return header, batches
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    if not file.exists():
+        return f"proposals: no such file: {str(file)!r}; make it with `scenewise propose DATA --out {file}`"
+    if file.is_dir():
+        return f"proposals: {str(file)!r} is a folder; name a file of `scenewise propose`"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"proposals: cannot read {file}: {error.strerror or error}"
+    with file.open("rb") as opened:
+        if opened.read(len(_ARROW)) != _ARROW:
+            return f"proposals: {file} is not a file of `scenewise propose` (no Arrow IPC file)"
+    return (
+        f"proposals: {file} is cut off or damaged; make it anew with `scenewise propose DATA --out {file} --overwrite`"
+    )
+
+
+def _parse(file: Path, schema: pa.Schema) -> Header:
+    try:
+        content = json.loads((schema.metadata or {})[_HEADER])
+        version = content["format"]
+        header: Header | None = TypeAdapter(Header).validate_python(content) if version == FORMAT else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"proposals: {file} has no header of `scenewise propose` or a damaged one") from error
+    if header is None:
+        raise UserError(
+            f"proposals: {file} is of format {version!r}, this version reads {FORMAT}; "
+            f"make it anew with `scenewise propose DATA --out {file} --overwrite`"
+        )
+    if not 0 < header.mean_area <= 1:
+        raise UserError(f"proposals: {file} is damaged: a mean area of {header.mean_area} in its header")
+    return header
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _summarise(origin: Origin, rows: Iterable[Row]) -> Header:
+    boxes, images, unreadable, areas = 0, 0, 0, list[float]()
+    for row in rows:
+        images += 1
+        boxes += len(row.boxes)
+        unreadable += bool(row.reason)
+        if len(row.boxes):
+            sides = (row.boxes[:FIRST, 2:] - row.boxes[:FIRST, :2]).astype(np.float64)
+            areas.append(float(sides.prod(axis=1).mean()) / (row.size[0] * row.size[1]))
+    assert images == origin.images, "a file is written once all its rows are there"
+    return Header(
+        format=FORMAT,
+        origin=origin,
+        images_without_boxes=images - len(areas),
+        unreadable=unreadable,
+        boxes=boxes,
+        mean_area=float(np.mean(areas)) if areas else 1.0,
+    )
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    block: list[Row] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == ROWS:
+            yield block
+            block = []
+    if block:
+        yield block

@@ -1,0 +1,335 @@
+"""A sheet of what a method sees: photos with their crops outlined, and the rendered views beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as Pictures
+from PIL import ImageDraw
+
+from scenewise.report.plan_matrix import draw_plan, plan_extent
+from scenewise.report.sheets import GAP, INK, MARGIN, PALETTE, PAPER, SOFT, fit, font, framed, wrapped
+from scenewise.report.sheets import png as to_png
+from scenewise.types import Image, View
+from scenewise.views.regions import Regions
+
+WIDTH = 1600  # pixels of a sheet at most: it is read at its full size on a common screen
+LINE = 16  # pixels of a line of small text
+SAMPLE = 38  # pixels of a line in the legend: whole dashes of every kind
+BLOCK_GAP = 2 * GAP  # between a photo, its views and its plan, and between photos
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """How the outline of one kind of view is drawn: `dash` pixels on and off, None for a whole line."""
+
+    told: str
+    width: int
+    dash: tuple[int, int] | None = None
+
+
+OUTLINES: Mapping[View, Outline] = {
+    View.SCENE: Outline("random crop", 2),
+    View.OBJECT: Outline("object: inside an object's window", 3),
+    View.CONTEXT: Outline("context: inside its surroundings", 2, (9, 6)),
+    View.INSTANCE: Outline("instance: a whole object, or a random box in its place", 2, (3, 3)),
+}
+NAMED = {View.OBJECT: "object", View.CONTEXT: "context"}  # the kinds that are told below each view
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeenPhoto:
+    """One photo of the sheet, and all that a method sees of it in one epoch.
+
+    index: its number in the source. photo: (H, W, 3) uint8, upright RGB. regions: where the views were cut, in its
+    pixels. views: slot -> (V, S, S, 3) uint8 as rendered. proposals: (n, 4) boxes to show. plan: (K, L) mass from the
+    instances of the first instance slot (rows) to those of the last (columns), or None.
+    """
+
+    index: int
+    photo: Image
+    regions: Regions
+    views: Mapping[str, np.ndarray]
+    proposals: np.ndarray
+    caption: str = ""
+    plan: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Where a view stands among those of its photo; `leads`: the first of its slot in this row, with `room` pixels."""
+
+    slot: str
+    number: int
+    side: int
+    left: int
+    top: int
+    leads: bool
+    room: int = 0
+
+
+def view_sheet(
+    photos: Sequence[SeenPhoto],
+    *,
+    heading: Sequence[str] = (),
+    width: int = WIDTH,
+    photo_size: tuple[int, int] = (320, 360),
+    view_size: int = 180,
+) -> bytes:
+    """Return a PNG: each photo with its crops outlined, a colour a slot and a line a kind, and its views beside it.
+
+    heading: paragraphs above. width: of the sheet at most, in pixels. photo_size: (height, width) a photo is fitted
+    into. view_size: side of a full view; smaller ones keep their proportion, but for at least half of it. Same input,
+    same bytes.
+    """
+    slots = list(dict.fromkeys(slot for photo in photos for slot in photo.views))
+    colours = {slot: PALETTE[index % len(PALETTE)] for index, slot in enumerate(slots)}
+    plan_room = max((BLOCK_GAP + plan_extent(photo.plan)[0] for photo in photos if photo.plan is not None), default=0)
+    beside = photo_size[1] + BLOCK_GAP
+    tiles = [_arrange(photo, width=width - 2 * MARGIN - beside - plan_room, view_size=view_size) for photo in photos]
+    views_room = max((tile.left + tile.side for each in tiles for tile in each), default=0)
+    block = beside + views_room + plan_room
+    across = max(1, min(len(photos), (width - 2 * MARGIN + BLOCK_GAP) // (block + BLOCK_GAP)))
+    heights = [_height(photo, each, photo_size) for photo, each in zip(photos, tiles, strict=True)]
+    rows = [max(heights[start : start + across]) + BLOCK_GAP for start in range(0, len(photos), across)]
+    inner = across * (block + BLOCK_GAP) - BLOCK_GAP
+    lines = [line for paragraph in heading for line in wrapped(paragraph, inner, 13)]
+    top = MARGIN + (len(lines) + 1) * (LINE + 4)
+    sheet = Pictures.new("RGB", (2 * MARGIN + inner, top + sum(rows) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN - 4 + number * (LINE + 4)), line, INK, font=font(13))
+    _legend(draw, photos, (MARGIN, MARGIN - 4 + len(lines) * (LINE + 4)))
+    for index, (photo, each) in enumerate(zip(photos, tiles, strict=True)):
+        left, down = MARGIN + index % across * (block + BLOCK_GAP), top + sum(rows[: index // across])
+        _photo(sheet, photo, colours, (left, down), photo_size)
+        _views(sheet, photo, each, colours, (left + beside, down))
+        if photo.plan is not None:
+            target, online = (photo.views[slot] for slot in (instance_slots(photo)[-1], instance_slots(photo)[0]))
+            draw_plan(sheet, photo.plan, online, target, (left + beside + views_room + BLOCK_GAP, down))
+    return to_png(sheet)
+
+
+def instance_slots(photo: SeenPhoto) -> list[str]:
+    """Return the slots whose views are whole objects."""
+    kinds = photo.regions.kinds
+    return [slot for slot in photo.views if len(kinds[slot]) and (kinds[slot] == View.INSTANCE).all()]
+
+
+def in_words(regions: Regions) -> list[str]:
+    """Return what the policy counted for a photo as sentences."""
+    instances = max((int((kinds == View.INSTANCE).sum()) for kinds in regions.kinds.values()), default=0)
+    told = []
+    for name, value in regions.figures.items():
+        if name == "fallback":
+            told.append("FALLBACK: could not be cut as the policy's name says" if value else "no fallback")
+        elif name == "attempts":
+            told.append(f"{value:g} {'attempt' if value == 1 else 'attempts'} to find the crops")
+        elif name == "real_instances" and instances:
+            rest = "" if value >= instances else ", the others are random boxes"
+            told.append(f"{value:g} of {instances} instances are proposals{rest}")
+        elif name == "real_instances":
+            told.append(f"{value:g} {'proposal lies' if value == 1 else 'proposals lie'} in both crops")
+        else:
+            told.append(f"{name.replace('_', ' ')}: {value:g}")
+    return told
+
+
+def _arrange(photo: SeenPhoto, *, width: int, view_size: int) -> list[_Tile]:
+    """Return where the views stand: small views and each slot of instances begin a row, so that objects are aligned."""
+    largest = max((views.shape[1] for views in photo.views.values()), default=1)
+    instances = instance_slots(photo)
+    tiles: list[_Tile] = []
+    left = top = 0
+    for slot, views in photo.views.items():
+        side = max(view_size // 2, round(view_size * views.shape[1] / largest))
+        for number in range(len(views)):
+            former = tiles[-1] if tiles else None
+            begins = number == 0 and former is not None and (former.side != side or slot in instances)
+            if former is not None and (begins or left + side > width):
+                left, top = 0, former.top + _row_height(former.side)
+            leads = number == 0 or left == 0
+            room = (len(views) - number) * (side + GAP) - GAP if leads else 0
+            tiles.append(_Tile(slot, number, side, left, top, leads, min(room, max(side, width - left))))
+            left += side + GAP
+    return tiles
+
+
+def _row_height(side: int) -> int:
+    """Return the pixels of a row of views: a line with the slot's name, the views, a line with what each is."""
+    return LINE + side + LINE + GAP // 2
+
+
+def _height(photo: SeenPhoto, tiles: Sequence[_Tile], photo_size: tuple[int, int]) -> int:
+    """Return the pixels of a photo's block."""
+    below = LINE * (1 + sum(len(wrapped(told, photo_size[1], 11)) for told in in_words(photo.regions)))
+    views = max((tile.top + _row_height(tile.side) for tile in tiles), default=0)
+    plan = 0 if photo.plan is None else plan_extent(photo.plan)[1]
+    return max(photo_size[0] + below, views, plan)
+
+
+def _legend(draw: ImageDraw.ImageDraw, photos: Sequence[SeenPhoto], at: tuple[int, int]) -> None:
+    """Draw a sample of each kind of line that occurs, with what it stands for."""
+    seen = {int(kind) for photo in photos for kinds in photo.regions.kinds.values() for kind in kinds}
+    left, top = at
+    for kind, outline in OUTLINES.items():
+        if kind in seen:
+            _stroke(draw, (left, top + 8), (left + SAMPLE, top + 8), INK, outline)
+            draw.text((left + SAMPLE + 6, top + 1), outline.told, INK, font=font(11))
+            left += SAMPLE + 6 + round(draw.textlength(outline.told, font(11))) + BLOCK_GAP
+    most = max((len(photo.proposals) for photo in photos), default=0)
+    if most:
+        draw.line([(left, top + 8), (left + SAMPLE, top + 8)], SOFT, 1)
+        draw.text((left + SAMPLE + 6, top + 1), f"proposals (the first {most})", INK, font=font(11))
+
+
+def _photo(
+    sheet: Pictures.Image,
+    seen: SeenPhoto,
+    colours: Mapping[str, str],
+    at: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    """Paste a photo fitted into `size`, proposals and views outlined, its name and the policy's figures below."""
+    picture = Pictures.fromarray(seen.photo)
+    scale = min(size[0] / picture.height, size[1] / picture.width)
+    fitted = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Pictures.Resampling.LANCZOS
+    )
+    draw = ImageDraw.Draw(fitted, "RGBA")
+    for box in seen.proposals:
+        left, top, right, bottom = _corners(box, scale)
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0, 70))
+        draw.rectangle((left, top, right, bottom), outline=(255, 255, 255, 150))
+    labels = _labels(seen)
+    taken: list[tuple[float, float, float, float]] = []
+    for slot, number, _ in labels:
+        kind = View(int(seen.regions.kinds[slot][number]))
+        _outline(draw, _corners(seen.regions.boxes[slot][number], scale), colours[slot], OUTLINES[kind])
+    for slot, number, told in labels:
+        corners = _corners(seen.regions.boxes[slot][number], scale)
+        place = _free_corner(corners, (draw.textlength(told, font(11)), 13.0), fitted.size, taken)
+        taken.append(place)
+        draw.text(place[:2], told, colours[slot], font=font(11), stroke_width=2, stroke_fill=PAPER)
+    sheet.paste(fitted, at)
+    ink = ImageDraw.Draw(sheet)
+    down = at[1] + fitted.height + 3
+    ink.text((at[0], down), fit(ink, seen.caption, size[1]), INK, font=font(11))
+    for told in in_words(seen.regions):
+        for line in wrapped(told, size[1], 11):
+            down += LINE
+            ink.text((at[0], down), line, PALETTE[1] if told.startswith("FALLBACK") else SOFT, font=font(11))
+
+
+def _labels(seen: SeenPhoto) -> list[tuple[str, int, str]]:
+    """Return (slot, view, text) of the boxes to outline: those of instances once, as all their slots show the same."""
+    instances = instance_slots(seen)
+    hidden = [slot for slot in instances if slot != max(instances, key=lambda name: len(seen.views[name]))]
+    labels = []
+    for slot in (slot for slot in seen.views if slot not in hidden):
+        for number in range(len(seen.views[slot])):
+            name = "" if slot in instances else slot
+            labels.append((slot, number, f"{name} {number + 1}".strip() if len(seen.views[slot]) > 1 else name or "1"))
+    return labels
+
+
+def _views(
+    sheet: Pictures.Image,
+    seen: SeenPhoto,
+    tiles: Sequence[_Tile],
+    colours: Mapping[str, str],
+    at: tuple[int, int],
+) -> None:
+    """Paste the rendered views, each framed in its slot's colour, the slot's name above and what it is below."""
+    draw = ImageDraw.Draw(sheet)
+    for tile in tiles:
+        left, top = at[0] + tile.left, at[1] + tile.top
+        if tile.leads:
+            draw.text((left, top), fit(draw, tile.slot, tile.room), colours[tile.slot], font=font(11))
+        framed(sheet, seen.views[tile.slot][tile.number], (left, top + LINE), tile.side, colours[tile.slot])
+        told = _told(seen, tile.slot, tile.number)
+        draw.text((left, top + LINE + tile.side + 3), fit(draw, told, tile.side), SOFT, font=font(11))
+
+
+def _told(seen: SeenPhoto, slot: str, number: int) -> str:
+    """Return what stands below a view: its number, its kind, and whether it is a random box in the place of an object."""
+    kind = View(int(seen.regions.kinds[slot][number]))
+    words = [str(number + 1)] if len(seen.views[slot]) > 1 else []
+    if kind in NAMED:
+        words.append(NAMED[kind])
+    if kind == View.INSTANCE and number >= seen.regions.figures.get("real_instances", np.inf):
+        words.append("random")
+    return " ".join(words)
+
+
+def _corners(box: np.ndarray, scale: float) -> tuple[float, float, float, float]:
+    """Return the corners of an outline in drawn pixels; a box's right and bottom are exclusive."""
+    x1, y1, x2, y2 = (np.asarray(box, dtype=float) * scale).tolist()
+    return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)
+
+
+def _outline(
+    draw: ImageDraw.ImageDraw, corners: tuple[float, float, float, float], colour: str, outline: Outline
+) -> None:
+    """Draw the outline of a box on a white one a little wider."""
+    x1, y1, x2, y2 = corners
+    draw.rectangle(corners, outline=PAPER, width=outline.width + 2)
+    if outline.dash is None:
+        draw.rectangle(corners, outline=colour, width=outline.width)
+        return
+    inset = outline.width // 2  # lines are drawn around their middle
+    for start, end in (
+        ((x1, y1 + inset), (x2, y1 + inset)),
+        ((x1, y2 - inset), (x2, y2 - inset)),
+        ((x1 + inset, y1), (x1 + inset, y2)),
+        ((x2 - inset, y1), (x2 - inset, y2)),
+    ):
+        _stroke(draw, start, end, colour, outline)
+
+
+def _stroke(
+    draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], colour: str, outline: Outline
+) -> None:
+    """Draw a straight line in a kind's dashes."""
+    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
+    on, off = outline.dash or (length + 1, 1)
+    across = end[0] - start[0] > end[1] - start[1]
+    for first in np.arange(0, length + 1, on + off):
+        last = min(first + on - 1, length)
+        ends = ((start[0] + place, start[1]) if across else (start[0], start[1] + place) for place in (first, last))
+        draw.line(list(ends), fill=colour, width=outline.width)
+
+
+def _free_corner(
+    corners: tuple[float, float, float, float],
+    size: tuple[float, float],
+    within: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Return the place of a label of `size` in a corner of its box: the first that no other label has, if there is."""
+    places = list(_corner_places(corners, size, within))
+    free = [
+        place
+        for place in places
+        if not any(
+            place[0] < other[2] and other[0] < place[2] and place[1] < other[3] and other[1] < place[3]
+            for other in taken
+        )
+    ]
+    return (free or places)[0]
+
+
+def _corner_places(
+    corners: tuple[float, float, float, float], size: tuple[float, float], within: tuple[int, int]
+) -> Iterator[tuple[float, float, float, float]]:
+    x1, y1, x2, y2 = corners
+    for left, top in (
+        (x1 + 6, y1 + 5),
+        (x2 - 6 - size[0], y1 + 5),
+        (x1 + 6, y2 - 6 - size[1]),
+        (x2 - 6 - size[0], y2 - 6 - size[1]),
+    ):
+        inside = max(2.0, min(left, within[0] - size[0] - 2)), max(0.0, min(top, within[1] - size[1] - 2))
+        yield (*inside, inside[0] + size[0], inside[1] + size[1])

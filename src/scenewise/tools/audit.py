@@ -1,0 +1,210 @@
+"""The audit of a folder: what is in it, how crops of it fall, and what to use therefore.
+
+Sizes, unreadable headers and exact duplicates are counted over all images. What needs pixels - near duplicates,
+brightness, objects, crops, files cut off in the middle - is measured on up to `limit` images drawn by the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scenewise.engine.display import Display, Quiet
+from scenewise.engine.folder import writing
+from scenewise.engine.proposed import AUTO, LABELS, Proposed, check_proposals, open_proposed
+from scenewise.engine.run import open_with_display
+from scenewise.errors import UserError
+from scenewise.report.audit_page import write_audit
+from scenewise.sources import Source, parse_spec
+from scenewise.tools.audit_advice import Facts, recommend
+from scenewise.tools.audit_duplicates import NEAR, near_pairs, same_content
+from scenewise.tools.audit_figures import Audit
+from scenewise.tools.audit_html import audit_page
+from scenewise.tools.audit_objects import SALIENCY, choose_judge, generator_of
+from scenewise.tools.audit_pairs import DRAWS, pair_figures
+from scenewise.tools.audit_sample import Measured, ReadingTime, Setting, draw_sample, measure_all, time_reading
+from scenewise.tools.audit_survey import Survey, survey_images
+from scenewise.types import Skip
+from scenewise.views.policies import POLICIES
+from scenewise.views.regions import RegionPolicy
+
+LIMIT = 2000  # images decoded: shares over images are then known to about 1 point
+LEAST_SIZE = 16  # pixels of a view, as for `evaluate`
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The images that were decoded, those of them that cannot be, and the time it takes."""
+
+    measured: Sequence[Measured]
+    skipped: Sequence[Skip]
+    reading: ReadingTime
+
+
+def audit_data(
+    data: str,
+    *,
+    proposals: str | None = None,
+    judge: str | None = None,
+    html: Path | None = None,
+    limit: int = LIMIT,
+    size: int = 224,
+    seed: int = 0,
+    workers: int = 0,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Audit:
+    """Return what is in a folder and what to use for it; with `html` also write it as a page.
+
+    proposals: a file of `scenewise propose`, or `labels`: what the object-aware policies cut by; without it only the
+    policies that need none are measured. judge: who says where the objects are: a file of proposals, `labels`,
+    `saliency`, or None: labels where there are some, else regions that stand out, which no generator of
+    `scenewise propose` uses. So crops are judged by other boxes than those that made them; where they are the same, by
+    request, a note says so. Raises UserError for wrong input, before any work.
+    """
+    display = display or Quiet()
+    _check(limit=limit, size=size, proposals=proposals, judge=judge, html=html, overwrite=overwrite)
+    parse_spec(data)
+    source = open_with_display(data, display, reindex=reindex)
+    proposed, notes = open_proposed(proposals, source, folder=None)
+    chosen, said = choose_judge(judge, source)
+    if proposed is not None and generator_of(proposed) == chosen.generator:
+        said = [*said, "crops are judged by boxes of the generator that made them: their shares are upper bounds"]
+    setting = Setting(_policies(proposed), proposed, proposals, chosen, size, seed)
+    survey = survey_images(source, display)
+    sample = _sample(source, setting, limit=limit, workers=workers, display=display)
+    audit = _audit(data, source, survey, sample, setting, notes=[*source.notes, *notes, *said])
+    if html is not None:
+        with writing(html):
+            write_audit(html, audit_page(audit, source, sample.measured, setting))
+    return audit
+
+
+def _check(
+    *, limit: int, size: int, proposals: str | None, judge: str | None, html: Path | None, overwrite: bool
+) -> None:
+    problems = []
+    if limit < 1:
+        problems.append(f"--limit: {limit}; at least 1 image has to be looked at")
+    if size < LEAST_SIZE:
+        problems.append(f"--size: {size}; at least {LEAST_SIZE} pixels")
+    for option, asked in (("--proposals", proposals), ("--judge", judge)):
+        if asked == AUTO:
+            problems.append(
+                f"{option}: {AUTO!r} keeps its file in a run's folder; make one with `scenewise propose DATA --out "
+                f"proposals.arrow` and name it, or write {LABELS}"
+            )
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        problems.append(f"--html: cannot write {str(html)!r}; name a file in a folder that exists")
+    elif html is not None and html.exists() and not overwrite:
+        problems.append(f"--html: {str(html)!r} exists; name another file or replace it with --overwrite")
+    if problems:
+        raise UserError(*problems)
+    check_proposals(proposals)
+    check_proposals(None if judge == SALIENCY else judge)
+
+
+def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:
+    """Return the policies that can be measured, every value decided: without proposals those that need none."""
+    if proposed is None:
+        return {name: kind() for name, kind in POLICIES.items() if not kind.needs_proposals}
+    return {name: kind().decide(proposed.mean_area) for name, kind in POLICIES.items()}
+
+
+def _sample(source: Source, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
+    drawn = draw_sample(len(source), limit, seed=setting.seed)
+    with display.bar("timing the reading", None):
+        reading = time_reading(source, drawn.tolist(), size=setting.size, seed=setting.seed)
+    with display.bar("looking at the images", len(drawn)) as bar:
+        measured, skipped = measure_all(source, np.sort(drawn).tolist(), setting, workers=workers, progress=bar.update)
+    if reading is None or not measured:
+        first = skipped[0]
+        raise UserError(f"data: hardly an image of {source.spec} can be read, e.g. {first.key}: {first.reason}")
+    return Sample(measured, skipped, reading)
+
+
+def _audit(
+    data: str, source: Source, survey: Survey, sample: Sample, setting: Setting, *, notes: Sequence[str]
+) -> Audit:
+    """Return the figures of what was found, and what follows from them."""
+    measured = sample.measured
+    indices = [each.index for each in measured]
+    digests = [each.digest for each in measured]
+    pairs = {
+        name: pair_figures([each.pairs[name] for each in measured], seed=setting.seed) for name in setting.policies
+    }
+    objects = np.array([len(each.objects) for each in measured])
+    copies = survey.copies
+    if copies is None:
+        copies = [[indices[place] for place in group] for group in same_content(digests)]
+    near = [
+        (indices[first], indices[second])
+        for first, second in near_pairs(np.stack([each.looks for each in measured])).tolist()
+        if digests[first] != digests[second]
+    ]
+    usable = int((~survey.tiny).sum()) - len(sample.skipped)
+    facts = Facts(
+        data=data,
+        images=usable,
+        short_side=float(np.percentile(survey.sizes.min(axis=1), 25)),
+        objects=float(objects.mean()) if setting.judge.generator == LABELS else None,
+        missed={name: 1 - found.common.value for name, found in pairs.items() if found.common is not None},
+        fallbacks={name: found.fallback for name, found in pairs.items()},
+        decode_seconds=sample.reading.decode,
+        view_seconds=(sample.reading.two_views - sample.reading.decode) / 2,
+        proposals=setting.asked,
+    )
+    return Audit(
+        data=data,
+        read=len(source) - len(sample.skipped),
+        unreadable=[*source.unreadable, *sample.skipped],
+        tiny=int(survey.tiny.sum()),
+        short_side=survey.sizes.min(axis=1),
+        aspect=survey.sizes[:, 1] / survey.sizes[:, 0],
+        bytes=survey.bytes,
+        duplicates=[[source[index].key for index in group] for group in copies],
+        sampled=len(measured),
+        near=[(source[first].key, source[second].key) for first, second in near],
+        brightness=np.array([each.brightness for each in measured]),
+        objects_from=setting.judge.name,
+        objects=objects,
+        object_area=np.concatenate([each.areas for each in measured]),
+        pairs=pairs,
+        reading=sample.reading,
+        size=setting.size,
+        recommendation=recommend(facts),
+        notes=[*notes, *_method_notes(source, survey, sample, setting, without_objects=int((objects == 0).sum()))],
+    )
+
+
+def _method_notes(
+    source: Source, survey: Survey, sample: Sample, setting: Setting, *, without_objects: int
+) -> list[str]:
+    """Say how the figures were measured, and what was left out."""
+    drawn, total = len(sample.measured) + len(sample.skipped), len(source)
+    every = drawn == total
+    which = f"all {total:,} images" if every else f"{drawn:,} of {total:,} images, drawn by the seed (--limit)"
+    notes = [
+        f"brightness, near duplicates, objects and crops are those of {which}",
+        f"crops are pairs of MoCo v2's views at {setting.size} px, {DRAWS} an image: those of the first {DRAWS} epochs "
+        f"with seed {setting.seed}; intervals are 95 %, bootstrapped over images",
+        f"near duplicates differ in at most {NEAR} of the 256 bits of a difference hash of the decoded image",
+        f"times are means over {sample.reading.images} images, one process, reduced-scale decoding as in training",
+    ]
+    if survey.copies is None:
+        notes.append("duplicates were looked for among the decoded images only: these data are not one file an image")
+    if not every and sample.skipped:
+        notes.append(
+            f"{len(sample.skipped)} of the {drawn:,} images drawn have a good header but cannot be decoded; of all "
+            f"{total:,} about {len(sample.skipped) / drawn * total:,.0f} are to be expected"
+        )
+    if without_objects:
+        notes.append(f"{without_objects:,} images have no object and do not count for the pairs with one in common")
+    if setting.proposals is None:
+        left = ", ".join(name for name in POLICIES if name not in setting.policies)
+        notes.append(f"crops {left} need proposals (--proposals FILE) and were not measured")
+    return notes

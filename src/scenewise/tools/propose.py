@@ -1,0 +1,77 @@
+"""Object proposals of a data set, made once and kept in a file that any run can cut its views by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from scenewise.engine.display import Display, Quiet
+from scenewise.engine.proposed import LABELS
+from scenewise.engine.proposing import Made, check_out, propose
+from scenewise.engine.run import AUTO_GENERATOR, open_with_display
+from scenewise.errors import UserError, unknown_name
+from scenewise.proposals.base import Generator
+from scenewise.proposals.generators import GENERATORS, make_generator
+from scenewise.proposals.kept import LIMIT
+from scenewise.proposals.selective_search import WORKING_SIZE
+from scenewise.sources import parse_spec
+from scenewise.views.opencv import check_opencv
+
+
+def propose_data(
+    data: str,
+    out: Path,
+    *,
+    generator: str = AUTO_GENERATOR,
+    keep: int = LIMIT,
+    seed: int = 0,
+    workers: int | None = None,
+    bing_model: Path | None = None,
+    like: Path | None = None,
+    mode: str = "light",
+    working_size: int = WORKING_SIZE,
+    resume: bool = False,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Made:
+    """Write the proposals of every image of `data` to the file `out` and return what was made (`engine.proposing`).
+
+    generator: a name of `proposals.generators`, or `labels` for the labelled boxes (for ablations only). bing_model,
+    like, mode, working_size (0: the full photo): as `make_generator` takes them. workers: one a core by default. Raises
+    UserError for wrong input, before any work, and Interrupted once all that is done is kept.
+    """
+    display = display or Quiet()
+    check_opencv()
+    check_out(out, resume=resume, overwrite=overwrite)
+    if keep < 1:
+        raise UserError(f"--keep: {keep} must be at least 1 box an image")
+    made_by = _generator(generator, bing_model=bing_model, like=like, mode=mode, working_size=working_size)
+    parse_spec(data)
+    source = open_with_display(data, display, reindex=reindex)
+    for note in source.notes:
+        display.say(f"note: {note}")
+    if made_by is None:
+        display.warn("the boxes are LABELLED ones (--generator labels): for ablations only")
+    return propose(
+        source,
+        out,
+        made_by,
+        limit=keep,
+        seed=seed,
+        workers=(os.cpu_count() or 1) if workers is None else workers,
+        resume=resume,
+        overwrite=overwrite,
+        display=display,
+    )
+
+
+def _generator(
+    name: str, *, bing_model: Path | None, like: Path | None, mode: str, working_size: int
+) -> Generator | None:
+    """Return the generator of that name; None for the labelled boxes."""
+    if name == LABELS:
+        return None
+    if name not in GENERATORS:
+        raise UserError(unknown_name("--generator", name, (*GENERATORS, LABELS)))
+    return make_generator(name, bing_model=bing_model, like=like, mode=mode, working_size=working_size or None)

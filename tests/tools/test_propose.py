@@ -1,0 +1,103 @@
+"""`scenewise propose` as a user meets it: one file, figures, errors before any work, and how to go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import scenewise.tools.propose as module
+from scenewise import api, cli
+from scenewise.errors import Interrupted
+from scenewise.proposals.store import Store
+
+FAST = ["--generator", "grid", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(generator.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Return what a command that exits with 2 says on stderr; it is short, and no traceback."""
+    status = cli.run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert status == 2, captured.err
+    assert "Traceback" not in captured.err
+    assert len(captured.err.splitlines()) <= 3
+    return captured.err
+
+
+def test_the_command_writes_the_file_and_the_figures(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, figures = tmp_path / "p.arrow", tmp_path / "figures.json"
+    assert cli.run(["propose", str(photos), "--out", str(out), *FAST, "--keep", "7", "--json", str(figures)]) == 0
+    said = capsys.readouterr().err
+    assert "6 images, 7.0 boxes an image" in said
+    assert f"done: {out}" in said
+    content = json.loads(figures.read_text())
+    assert (content["images"], content["boxes"], content["generator"]) == (6, 42, "grid")
+    assert [len(Store(out)[row].boxes) for row in range(6)] == [7] * 6
+    assert api.propose(str(photos), out=out, generator="grid", keep=7, resume=True).made == 0
+    control = api.propose(str(photos), out=tmp_path / "r.arrow", generator="random", like=out, workers=0)
+    assert control.header.origin.settings["like"]["generator"] == "grid"
+
+
+def test_the_settings_of_selective_search_reach_it(photos: Path, tmp_path: Path) -> None:
+    for given, settings in (
+        ([], {"mode": "light", "working_size": 224}),
+        (["--mode", "single", "--working-size", "0"], {"mode": "single", "working_size": None}),
+    ):
+        out = tmp_path / f"{len(given)}.arrow"
+        assert cli.run(["propose", str(photos), "--out", str(out), "--workers", "0", *given]) == 0
+        assert settings.items() <= Store(out).header.origin.settings.items()
+
+
+def test_labels_are_named_for_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--out", str(tmp_path / "p.arrow"), "--generator", "labels", "--workers", "0"]
+    assert cli.run(["propose", "synthetic:3", *arguments]) == 0
+    assert "LABELLED" in capsys.readouterr().err
+    assert "ablations only" in Store(tmp_path / "p.arrow").header.origin.generator
+
+
+def test_bad_input_is_told_before_any_work(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "p.arrow"
+    said = refused(capsys, "propose", "nowhere", "--out", out, "--generator", "selectiv-search")
+    assert "Did you mean 'selective-search'?" in said
+    assert "nowhere" not in said
+    assert "labels" in said
+    assert "no such folder" in refused(capsys, "propose", "nowhere", "--out", out, *FAST)
+    assert "does not exist" in refused(capsys, "propose", photos, "--out", tmp_path / "no" / "p.arrow", *FAST)
+    assert "is a folder" in refused(capsys, "propose", photos, "--out", tmp_path, *FAST)
+    assert "--keep" in refused(capsys, "propose", photos, "--out", out, "--keep", "0", *FAST)
+    assert "has no labelled boxes" in refused(capsys, "propose", photos, "--out", out, "--generator", "labels")
+    assert "no such file" in refused(
+        capsys, "propose", photos, "--out", out, "--generator", "random", "--like", tmp_path / "none.arrow"
+    )
+    out.write_text("mine")
+    assert "--overwrite" in refused(capsys, "propose", photos, "--out", out, *FAST)
+    assert out.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["p.arrow"]
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setattr(module, "propose", stop)
+    out = tmp_path / "p.arrow"
+    assert cli.run(["propose", str(photos), "--out", str(out), *FAST]) == 143
+    said = capsys.readouterr().err
+    assert "Go on with the same command and --resume" in said
+    assert f"{out}.partial" in said
