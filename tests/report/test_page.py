@@ -15,7 +15,7 @@ import pytest
 from scenewise.report.curves import PANELS, Curve, Panel, draw, panels
 from scenewise.report.page import Sheet, _card, write_report
 from scenewise.report.records import ComparisonTable, RunRecord, read_run
-from scenewise.report.sheets import CropExample, crop_sheet
+from scenewise.report.sheets import NeighbourRow, neighbour_sheet
 
 from .conftest import Fabricate, fabricated_lines
 
@@ -72,8 +72,8 @@ def table(*, subject: str = "mls") -> ComparisonTable:
 
 def sheet() -> Sheet:
     photo = np.full((40, 60, 3), 120, np.uint8)
-    example = CropExample(photo=photo, boxes={"query": np.array([[5, 5, 30, 30]])}, views={"query": [photo[:25, :25]]})
-    return Sheet(png=crop_sheet([example]), caption="where it was cut")
+    row = NeighbourRow(query=photo, neighbours=[photo[:25, :25]], similarities=[0.5])
+    return Sheet(png=neighbour_sheet([row]), caption="where it was cut")
 
 
 def test_a_full_page_holds_every_part(fabricate: Fabricate, tmp_path: Path) -> None:

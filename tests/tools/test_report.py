@@ -12,7 +12,7 @@ from PIL import Image
 from scenewise.engine.config import build, read_yaml
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.sources import open_source
-from scenewise.tools.report import crop_examples, dictionary_crop, pseudo_label_rows, report_run, spread
+from scenewise.tools.report import dictionary_crop, pseudo_label_rows, report_run, spread
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,6 @@ def test_a_report_without_its_data_says_so(run: Run, tmp_path: Path) -> None:
     page = report_run(tmp_path / "run").read_text()
     assert "no pictures of run" in page
     assert "Pseudo-labels of MLS" not in page
-
-
-def test_the_crops_are_those_of_the_first_epoch(run: Run) -> None:
-    config = build(read_yaml(run.folder / "config.yaml"))
-    source = open_source(config.data.source)
-    examples = crop_examples(config, source, count=3)
-    assert [example.caption for example in examples] == ["00.jpg", "08.jpg", "15.jpg"]
-    again = crop_examples(config, source, count=3, epoch=1)
-    for example, other in zip(examples, again, strict=True):
-        assert example.photo.shape == (50, 60, 3)
-        assert example.views["query"][0].shape == (32, 32, 3)
-        assert not np.array_equal(example.boxes["query"], other.boxes["query"])
 
 
 def test_a_query_has_its_k_nearest_rows_in_order(run: Run) -> None:

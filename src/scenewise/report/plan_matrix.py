@@ -53,8 +53,8 @@ def draw_plan(
 
 
 def _cell(plan: np.ndarray) -> int:
-    rows, columns = plan.shape
-    return max(LEAST_CELL, min(CELL, MOST // max(rows, columns)))
+    most: int = max(plan.shape)
+    return max(LEAST_CELL, min(CELL, MOST // most))
 
 
 def _words(plan: np.ndarray, width: int) -> list[str]:

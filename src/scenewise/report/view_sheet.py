@@ -10,10 +10,12 @@ from PIL import Image as Pictures
 from PIL import ImageDraw
 
 from scenewise.report.plan_matrix import draw_plan, plan_extent
-from scenewise.report.sheets import GAP, INK, MARGIN, PALETTE, PAPER, SOFT, fit, font, framed, wrapped
+from scenewise.report.sheets import GAP, INK, MARGIN, PALETTE, PAPER, SOFT, TRACK, fit, font, framed, wrapped
 from scenewise.report.sheets import png as to_png
 from scenewise.types import Image, View
 from scenewise.views.regions import Regions
+
+Colours = Mapping[tuple[str, int], str]  # (slot, number of the view) -> colour
 
 WIDTH = 1600  # pixels of a sheet at most: it is read at its full size on a common screen
 LINE = 16  # pixels of a line of small text
@@ -84,8 +86,7 @@ def view_sheet(
     into. view_size: side of a full view; smaller ones keep their proportion, but for at least half of it. Same input,
     same bytes.
     """
-    slots = list(dict.fromkeys(slot for photo in photos for slot in photo.views))
-    colours = {slot: PALETTE[index % len(PALETTE)] for index, slot in enumerate(slots)}
+    colours = _colours(photos)
     plan_room = max((BLOCK_GAP + plan_extent(photo.plan)[0] for photo in photos if photo.plan is not None), default=0)
     beside = photo_size[1] + BLOCK_GAP
     tiles = [_arrange(photo, width=width - 2 * MARGIN - beside - plan_room, view_size=view_size) for photo in photos]
@@ -107,9 +108,20 @@ def view_sheet(
         _photo(sheet, photo, colours, (left, down), photo_size)
         _views(sheet, photo, each, colours, (left + beside, down))
         if photo.plan is not None:
-            target, online = (photo.views[slot] for slot in (instance_slots(photo)[-1], instance_slots(photo)[0]))
-            draw_plan(sheet, photo.plan, online, target, (left + beside + views_room + BLOCK_GAP, down))
+            views = [photo.views[slot] for slot in instance_slots(photo)]
+            draw_plan(sheet, photo.plan, views[0], views[-1], (left + beside + views_room + BLOCK_GAP, down))
     return to_png(sheet)
+
+
+def _colours(photos: Sequence[SeenPhoto]) -> Colours:
+    """Return a colour for the views of each slot; where there is one slot only, for each view."""
+    counts = {slot: len(views) for photo in photos for slot, views in photo.views.items()}
+    views = [(slot, number) for slot, count in counts.items() for number in range(count)]
+    slots = list(counts)
+    return {
+        (slot, number): PALETTE[(number if len(slots) == 1 else slots.index(slot)) % len(PALETTE)]
+        for slot, number in views
+    }
 
 
 def instance_slots(photo: SeenPhoto) -> list[str]:
@@ -167,37 +179,42 @@ def _height(photo: SeenPhoto, tiles: Sequence[_Tile], photo_size: tuple[int, int
     below = LINE * (1 + sum(len(wrapped(told, photo_size[1], 11)) for told in in_words(photo.regions)))
     views = max((tile.top + _row_height(tile.side) for tile in tiles), default=0)
     plan = 0 if photo.plan is None else plan_extent(photo.plan)[1]
-    return max(photo_size[0] + below, views, plan)
+    return max(_fitted(photo.photo, photo_size)[1][1] + below, views, plan)
+
+
+def _fitted(photo: Image, size: tuple[int, int]) -> tuple[float, tuple[int, int]]:
+    """Return the scale at which a photo fits into (height, width) and its (width, height) then."""
+    height, width = photo.shape[:2]
+    scale = min(size[0] / height, size[1] / width)
+    return scale, (max(1, round(width * scale)), max(1, round(height * scale)))
 
 
 def _legend(draw: ImageDraw.ImageDraw, photos: Sequence[SeenPhoto], at: tuple[int, int]) -> None:
     """Draw a sample of each kind of line that occurs, with what it stands for."""
     seen = {int(kind) for photo in photos for kinds in photo.regions.kinds.values() for kind in kinds}
-    left, top = at
+    left, middle = float(at[0]), at[1] + LINE / 2
     for kind, outline in OUTLINES.items():
         if kind in seen:
-            _stroke(draw, (left, top + 8), (left + SAMPLE, top + 8), INK, outline)
-            draw.text((left + SAMPLE + 6, top + 1), outline.told, INK, font=font(11))
+            _stroke(draw, (left, middle), (left + SAMPLE, middle), INK, outline)
+            draw.text((left + SAMPLE + 6, middle), outline.told, INK, font=font(11), anchor="lm")
             left += SAMPLE + 6 + round(draw.textlength(outline.told, font(11))) + BLOCK_GAP
     most = max((len(photo.proposals) for photo in photos), default=0)
     if most:
-        draw.line([(left, top + 8), (left + SAMPLE, top + 8)], SOFT, 1)
-        draw.text((left + SAMPLE + 6, top + 1), f"proposals (the first {most})", INK, font=font(11))
+        draw.line([(left, middle), (left + SAMPLE, middle)], SOFT, 1)
+        draw.text((left + SAMPLE + 6, middle), f"proposals, up to {most} a photo", INK, font=font(11), anchor="lm")
 
 
 def _photo(
     sheet: Pictures.Image,
     seen: SeenPhoto,
-    colours: Mapping[str, str],
+    colours: Colours,
     at: tuple[int, int],
     size: tuple[int, int],
 ) -> None:
     """Paste a photo fitted into `size`, proposals and views outlined, its name and the policy's figures below."""
     picture = Pictures.fromarray(seen.photo)
-    scale = min(size[0] / picture.height, size[1] / picture.width)
-    fitted = picture.resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Pictures.Resampling.LANCZOS
-    )
+    scale, shape = _fitted(seen.photo, size)
+    fitted = picture.resize(shape, Pictures.Resampling.LANCZOS)
     draw = ImageDraw.Draw(fitted, "RGBA")
     for box in seen.proposals:
         left, top, right, bottom = _corners(box, scale)
@@ -207,14 +224,15 @@ def _photo(
     taken: list[tuple[float, float, float, float]] = []
     for slot, number, _ in labels:
         kind = View(int(seen.regions.kinds[slot][number]))
-        _outline(draw, _corners(seen.regions.boxes[slot][number], scale), colours[slot], OUTLINES[kind])
+        _outline(draw, _corners(seen.regions.boxes[slot][number], scale), colours[slot, number], OUTLINES[kind])
     for slot, number, told in labels:
         corners = _corners(seen.regions.boxes[slot][number], scale)
         place = _free_corner(corners, (draw.textlength(told, font(11)), 13.0), fitted.size, taken)
         taken.append(place)
-        draw.text(place[:2], told, colours[slot], font=font(11), stroke_width=2, stroke_fill=PAPER)
+        draw.text(place[:2], told, colours[slot, number], font=font(11), stroke_width=2, stroke_fill=PAPER)
     sheet.paste(fitted, at)
     ink = ImageDraw.Draw(sheet)
+    ink.rectangle((at[0] - 1, at[1] - 1, at[0] + fitted.width, at[1] + fitted.height), outline=TRACK)
     down = at[1] + fitted.height + 3
     ink.text((at[0], down), fit(ink, seen.caption, size[1]), INK, font=font(11))
     for told in in_words(seen.regions):
@@ -239,22 +257,22 @@ def _views(
     sheet: Pictures.Image,
     seen: SeenPhoto,
     tiles: Sequence[_Tile],
-    colours: Mapping[str, str],
+    colours: Colours,
     at: tuple[int, int],
 ) -> None:
     """Paste the rendered views, each framed in its slot's colour, the slot's name above and what it is below."""
     draw = ImageDraw.Draw(sheet)
     for tile in tiles:
-        left, top = at[0] + tile.left, at[1] + tile.top
+        left, top, colour = at[0] + tile.left, at[1] + tile.top, colours[tile.slot, tile.number]
         if tile.leads:
-            draw.text((left, top), fit(draw, tile.slot, tile.room), colours[tile.slot], font=font(11))
-        framed(sheet, seen.views[tile.slot][tile.number], (left, top + LINE), tile.side, colours[tile.slot])
+            draw.text((left, top), fit(draw, tile.slot, tile.room), colour, font=font(11))
+        framed(sheet, seen.views[tile.slot][tile.number], (left, top + LINE), tile.side, colour)
         told = _told(seen, tile.slot, tile.number)
         draw.text((left, top + LINE + tile.side + 3), fit(draw, told, tile.side), SOFT, font=font(11))
 
 
 def _told(seen: SeenPhoto, slot: str, number: int) -> str:
-    """Return what stands below a view: its number, its kind, and whether it is a random box in the place of an object."""
+    """Return what stands below a view: its number, its kind, and whether a random box is in an object's place."""
     kind = View(int(seen.regions.kinds[slot][number]))
     words = [str(number + 1)] if len(seen.views[slot]) > 1 else []
     if kind in NAMED:
