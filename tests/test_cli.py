@@ -22,7 +22,19 @@ from scenewise.errors import Interrupted
 TINY = ["--backbone", "test_resnet", "--size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 TINY += ["--precision", "32", "--device", "cpu", "--set", "engine.threads=1", "--set", "engine.tensorboard=false"]
 TINY += ["--set", "method.width=16"]
-COMMANDS = ("demo", "audit", "propose", "pretrain", "evaluate", "embed", "export", "methods", "recipes", "backbones")
+COMMANDS = (
+    "demo",
+    "audit",
+    "propose",
+    "inspect",
+    "pretrain",
+    "evaluate",
+    "embed",
+    "export",
+    "methods",
+    "recipes",
+    "backbones",
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torchvision.ops import nms
 
 from scenewise.types import Size
 
@@ -111,17 +112,22 @@ def filter_proposals(
     good = finite & ordered & (short > 0) & (short >= min_side) & (long <= max_aspect * short)
     candidates = good.nonzero().squeeze(-1)
     if nms_iou is not None:
-        candidates = _suppress(inside, candidates, nms_iou=nms_iou, limit=limit)
+        candidates = candidates[suppress(inside[candidates], max_iou=nms_iou, limit=limit)]
     return candidates if limit is None else candidates[:limit]
 
 
-def _suppress(
-    boxes: Float[Tensor, "N 4"], candidates: Int[Tensor, " C"], *, nms_iou: float | int, limit: int | None
-) -> Int[Tensor, " kept"]:
-    """Keep, in order, the candidates whose IoU with every one kept before is at most `nms_iou`."""
-    remaining, kept = candidates, list[int]()
-    while len(remaining) and (limit is None or len(kept) < limit):
-        kept.append(int(remaining[0]))
-        overlap = iou(boxes[remaining[:1]], boxes[remaining[1:]])[0]
-        remaining = remaining[1:][overlap <= nms_iou]
-    return candidates.new_tensor(kept)
+def suppress(boxes: Float[Tensor, "N 4"], *, max_iou: float | int, limit: int | None = None) -> Int[Tensor, " kept"]:
+    """Return, in order, the indices of the boxes whose IoU with every box kept before is at most `max_iou`.
+
+    `limit` at most (None: all). Boxes are finite and not empty. The IoU is compared in the boxes' own precision.
+    """
+    boxes = _lift(boxes)
+    ranks = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
+    threshold = float(boxes.new_tensor(max_iou))  # nms itself would compare with the float64 number
+    wanted = len(boxes) if limit is None else limit
+    first = max(2 * wanted, 1)  # what is kept of the first boxes does not depend on the others: often that is enough
+    kept: Tensor = nms(boxes[:first], ranks[:first], threshold)
+    while len(kept) < wanted and first < len(boxes):
+        first *= 2
+        kept = nms(boxes[:first], ranks[:first], threshold)
+    return kept[:wanted]

@@ -75,7 +75,7 @@ def test_the_same_call_gives_the_same_sheet_and_every_choice_shows(tmp_path: Pat
             "crops": "object",
             "proposals": "labels",
             "size": 32,
-            "count": 2,
+            "count": 1,
         }
         return api.inspect(DATA, out=tmp_path / name, **arguments | changed).read_bytes()
 
@@ -90,6 +90,18 @@ def test_the_same_call_gives_the_same_sheet_and_every_choice_shows(tmp_path: Pat
     }
     assert first not in others
     assert len(others) == 5
+
+
+def test_epochs_count_from_one(univip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(inspecting, "view_sheet", lambda photos, heading: drawn.append((photos, heading)) or b"png")
+    api.inspect(out=tmp_path / "sheet.png", run=univip, count=3)
+    photos, heading = drawn[0]
+    expected = see(recorded(univip), open_source(DATA), [0, 4, 7], epoch=0)
+    assert heading[:-1] == expected.heading
+    assert heading[-1] == f"transport plans by the weights of {univip}, step 2"
+    for photo, other in zip(photos, expected.photos, strict=True):
+        assert all(np.array_equal(photo.views[slot], other.views[slot]) for slot in other.views)
 
 
 def test_a_run_needs_nothing_else_and_shows_its_plans(univip: Path, tmp_path: Path) -> None:

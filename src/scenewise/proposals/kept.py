@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int32
-from torchvision.ops import nms
 
+from scenewise import geometry
 from scenewise.types import Size
 
 LIMIT = 1000
@@ -30,7 +30,8 @@ def keep(
     """
     whole, good = _whole(boxes, size)
     candidates = good.nonzero()[0]
-    chosen = candidates[_suppress(whole[candidates], max_iou, limit)]
+    inside = torch.from_numpy(whole[candidates])
+    chosen = candidates[geometry.suppress(inside, max_iou=max_iou, limit=limit).numpy()]
     return whole[chosen].astype(np.int32), None if scores is None else scores[chosen]
 
 
@@ -43,12 +44,3 @@ def _whole(
     good = np.isfinite(exact).all(axis=1) & (exact[:, 0] < exact[:, 2]) & (exact[:, 1] < exact[:, 3])
     whole = np.rint(np.clip(np.where(good[:, None], exact, 0), 0, [width, height, width, height]))
     return whole, good & (whole[:, 0] < whole[:, 2]) & (whole[:, 1] < whole[:, 3])
-
-
-def _suppress(whole: Float[np.ndarray, "N 4"], max_iou: float, limit: int) -> Int[np.ndarray, " K"]:
-    """Return, in order, the first `limit` boxes whose IoU with every box kept before is at most `max_iou`."""
-    boxes, ranks = torch.from_numpy(whole), torch.arange(len(whole), 0, -1, dtype=torch.float64)
-    first = 2 * limit  # what is kept of the first boxes does not depend on the others: often that is enough
-    while len(kept := nms(boxes[:first], ranks[:first], max_iou)) < limit and first < len(whole):
-        first *= 2
-    return np.asarray(kept[:limit])

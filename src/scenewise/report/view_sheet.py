@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageDraw
 
+from scenewise.report.outlines import OUTLINES, Corners, corners_of, draw_outline, draw_stroke, free_corner
 from scenewise.report.plan_matrix import draw_plan, plan_extent
-from scenewise.report.sheets import GAP, INK, MARGIN, PALETTE, PAPER, SOFT, TRACK, fit, font, framed, wrapped
-from scenewise.report.sheets import png as to_png
+from scenewise.report.sheets import GAP, INK, MARGIN, PALETTE, PAPER, SOFT, TRACK, fit, font, framed, png, wrapped
 from scenewise.types import Image, View
 from scenewise.views.regions import Regions
 
@@ -21,23 +21,6 @@ WIDTH = 1600  # pixels of a sheet at most: it is read at its full size on a comm
 LINE = 16  # pixels of a line of small text
 SAMPLE = 38  # pixels of a line in the legend: whole dashes of every kind
 BLOCK_GAP = 2 * GAP  # between a photo, its views and its plan, and between photos
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """How the outline of one kind of view is drawn: `dash` pixels on and off, None for a whole line."""
-
-    told: str
-    width: int
-    dash: tuple[int, int] | None = None
-
-
-OUTLINES: Mapping[View, Outline] = {
-    View.SCENE: Outline("random crop", 2),
-    View.OBJECT: Outline("object: inside an object's window", 3),
-    View.CONTEXT: Outline("context: inside its surroundings", 2, (9, 6)),
-    View.INSTANCE: Outline("instance: a whole object, or a random box in its place", 2, (3, 3)),
-}
 NAMED = {View.OBJECT: "object", View.CONTEXT: "context"}  # the kinds that are told below each view
 
 
@@ -110,7 +93,7 @@ def view_sheet(
         if photo.plan is not None:
             views = [photo.views[slot] for slot in instance_slots(photo)]
             draw_plan(sheet, photo.plan, views[0], views[-1], (left + beside + views_room + BLOCK_GAP, down))
-    return to_png(sheet)
+    return png(sheet)
 
 
 def _colours(photos: Sequence[SeenPhoto]) -> Colours:
@@ -195,7 +178,7 @@ def _legend(draw: ImageDraw.ImageDraw, photos: Sequence[SeenPhoto], at: tuple[in
     left, middle = float(at[0]), at[1] + LINE / 2
     for kind, outline in OUTLINES.items():
         if kind in seen:
-            _stroke(draw, (left, middle), (left + SAMPLE, middle), INK, outline)
+            draw_stroke(draw, (left, middle), (left + SAMPLE, middle), INK, outline)
             draw.text((left + SAMPLE + 6, middle), outline.told, INK, font=font(11), anchor="lm")
             left += SAMPLE + 6 + round(draw.textlength(outline.told, font(11))) + BLOCK_GAP
     most = max((len(photo.proposals) for photo in photos), default=0)
@@ -217,17 +200,17 @@ def _photo(
     fitted = picture.resize(shape, Pictures.Resampling.LANCZOS)
     draw = ImageDraw.Draw(fitted, "RGBA")
     for box in seen.proposals:
-        left, top, right, bottom = _corners(box, scale)
+        left, top, right, bottom = corners_of(box, scale)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0, 70))
         draw.rectangle((left, top, right, bottom), outline=(255, 255, 255, 150))
     labels = _labels(seen)
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Corners] = []
     for slot, number, _ in labels:
         kind = View(int(seen.regions.kinds[slot][number]))
-        _outline(draw, _corners(seen.regions.boxes[slot][number], scale), colours[slot, number], OUTLINES[kind])
+        draw_outline(draw, corners_of(seen.regions.boxes[slot][number], scale), colours[slot, number], OUTLINES[kind])
     for slot, number, told in labels:
-        corners = _corners(seen.regions.boxes[slot][number], scale)
-        place = _free_corner(corners, (draw.textlength(told, font(11)), 13.0), fitted.size, taken)
+        corners = corners_of(seen.regions.boxes[slot][number], scale)
+        place = free_corner(corners, (draw.textlength(told, font(11)), 13.0), fitted.size, taken)
         taken.append(place)
         draw.text(place[:2], told, colours[slot, number], font=font(11), stroke_width=2, stroke_fill=PAPER)
     sheet.paste(fitted, at)
@@ -280,74 +263,3 @@ def _told(seen: SeenPhoto, slot: str, number: int) -> str:
     if kind == View.INSTANCE and number >= seen.regions.figures.get("real_instances", np.inf):
         words.append("random")
     return " ".join(words)
-
-
-def _corners(box: np.ndarray, scale: float) -> tuple[float, float, float, float]:
-    """Return the corners of an outline in drawn pixels; a box's right and bottom are exclusive."""
-    x1, y1, x2, y2 = (np.asarray(box, dtype=float) * scale).tolist()
-    return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)
-
-
-def _outline(
-    draw: ImageDraw.ImageDraw, corners: tuple[float, float, float, float], colour: str, outline: Outline
-) -> None:
-    """Draw the outline of a box on a white one a little wider."""
-    x1, y1, x2, y2 = corners
-    draw.rectangle(corners, outline=PAPER, width=outline.width + 2)
-    if outline.dash is None:
-        draw.rectangle(corners, outline=colour, width=outline.width)
-        return
-    inset = outline.width // 2  # lines are drawn around their middle
-    for start, end in (
-        ((x1, y1 + inset), (x2, y1 + inset)),
-        ((x1, y2 - inset), (x2, y2 - inset)),
-        ((x1 + inset, y1), (x1 + inset, y2)),
-        ((x2 - inset, y1), (x2 - inset, y2)),
-    ):
-        _stroke(draw, start, end, colour, outline)
-
-
-def _stroke(
-    draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], colour: str, outline: Outline
-) -> None:
-    """Draw a straight line in a kind's dashes."""
-    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
-    on, off = outline.dash or (length + 1, 1)
-    across = end[0] - start[0] > end[1] - start[1]
-    for first in np.arange(0, length + 1, on + off):
-        last = min(first + on - 1, length)
-        ends = ((start[0] + place, start[1]) if across else (start[0], start[1] + place) for place in (first, last))
-        draw.line(list(ends), fill=colour, width=outline.width)
-
-
-def _free_corner(
-    corners: tuple[float, float, float, float],
-    size: tuple[float, float],
-    within: tuple[int, int],
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Return the place of a label of `size` in a corner of its box: the first that no other label has, if there is."""
-    places = list(_corner_places(corners, size, within))
-    free = [
-        place
-        for place in places
-        if not any(
-            place[0] < other[2] and other[0] < place[2] and place[1] < other[3] and other[1] < place[3]
-            for other in taken
-        )
-    ]
-    return (free or places)[0]
-
-
-def _corner_places(
-    corners: tuple[float, float, float, float], size: tuple[float, float], within: tuple[int, int]
-) -> Iterator[tuple[float, float, float, float]]:
-    x1, y1, x2, y2 = corners
-    for left, top in (
-        (x1 + 6, y1 + 5),
-        (x2 - 6 - size[0], y1 + 5),
-        (x1 + 6, y2 - 6 - size[1]),
-        (x2 - 6 - size[0], y2 - 6 - size[1]),
-    ):
-        inside = max(2.0, min(left, within[0] - size[0] - 2)), max(0.0, min(top, within[1] - size[1] - 2))
-        yield (*inside, inside[0] + size[0], inside[1] + size[1])
