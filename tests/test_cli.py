@@ -302,3 +302,24 @@ def test_one_set_carries_several_settings() -> None:
     assert cli._repeat_set(given) == expected
     assert cli._repeat_set(["--set", "a.b=1", "DATA"]) == ["--set", "a.b=1", "DATA"]
     assert cli._repeat_set([]) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "random:test_resnet", "--data", "synthetic:60"],
+        ["audit", "synthetic:20"],
+        ["propose", "synthetic:20", "--generator", "grid", "--out", "proposals.arrow"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_file_is_not_replaced_by_figures_unless_asked(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    precious = tmp_path / "photo.jpg"
+    precious.write_bytes(b"a photo")
+    assert "--overwrite" in refused(capsys, *command, "--json", "photo.jpg")
+    assert precious.read_bytes() == b"a photo"
+    if "--out" in command:
+        assert "itself writes" in refused(capsys, *command, "--json", "proposals.arrow")

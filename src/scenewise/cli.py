@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -187,7 +188,7 @@ def audit(
     from scenewise import api
     from scenewise.engine.display import terminal
 
-    _check_json(json_file)
+    _check_json(json_file, overwrite=overwrite, others=[html])
     found = api.audit(
         data,
         proposals=proposals,
@@ -295,7 +296,7 @@ def propose(
     from scenewise import api
     from scenewise.engine.display import terminal
 
-    _check_json(json_file)
+    _check_json(json_file, overwrite=overwrite or resume, others=[out])
     display = terminal()
     try:
         made = api.propose(
@@ -336,13 +337,14 @@ def evaluate(
     device: DeviceOption = "auto",
     workers: WorkersOption = 0,
     json_file: JsonOption = None,
+    overwrite: OverwriteOption = False,
     reindex: ReindexOption = False,
 ) -> None:
     """Say what a backbone is worth on labelled images."""
     from scenewise import api
     from scenewise.engine.display import terminal
 
-    _check_json(json_file)
+    _check_json(json_file, overwrite=overwrite)
     result = api.evaluate(
         subject,
         data=data,
@@ -442,10 +444,19 @@ def backbones() -> None:
     typer.echo("... and any other name of timm")
 
 
-def _check_json(path: Path | None) -> None:
-    """Refuse a file that cannot be written before the work instead of after it."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+def _check_json(path: Path | None, *, overwrite: bool, others: Sequence[Path | None] = ()) -> None:
+    """Refuse a file that cannot be written, or must not be, before the work instead of after it.
+
+    others: what else the command writes.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"--json: cannot write {str(path)!r}; name a file in a folder that exists")
+    if path.resolve() in [other.resolve() for other in others if other is not None]:
+        raise UserError(f"--json: {str(path)!r} is what the command itself writes; name another file")
+    if path.exists() and not overwrite:
+        raise UserError(f"--json: {str(path)!r} exists; name another file or replace it with --overwrite")
 
 
 def _write_json(path: Path | None, content: Any) -> None:

@@ -26,14 +26,20 @@ from scenewise.engine.config import to_yaml
 from scenewise.engine.display import Quiet
 from scenewise.engine.folder import OWN_FILES, PROPOSALS
 from scenewise.engine.loop import Loop
+from scenewise.engine.plan import unused_objects
 from scenewise.engine.processes import gather_objects, while_others_wait
 from scenewise.engine.proposed import LABELLED, StoredProposals, check_proposals, open_proposals, open_proposed
 from scenewise.engine.proposing import partial_file, propose, skipped_file
 from scenewise.engine.run import Run
 from scenewise.errors import Interrupted, UserError
+from scenewise.methods import method_class
 from scenewise.proposals.base import Generator, Proposals
 from scenewise.proposals.store import Store
 from scenewise.sources import Source, open_source
+from scenewise.views.objects import Object
+from scenewise.views.overlap import Overlap
+from scenewise.views.scene import Scene
+from scenewise.views.slots import Slot
 
 Train = Callable[..., Run]
 CROPS = {"crops": {"name": "object"}}
@@ -109,7 +115,10 @@ def test_a_file_of_more_images_in_another_order_serves_a_part_of_them(pool: Path
 def test_a_copied_folder_is_the_same_images(pool: Path, tmp_path: Path) -> None:
     file = make(open_source(str(pool)), tmp_path / "p.arrow")
     shutil.copytree(pool, tmp_path / "copy")
-    assert opened(file, open_source(str(tmp_path / "copy")))(5) is not None
+    copied = open_source(str(tmp_path / "copy"))
+    assert opened(file, copied)(5) is not None
+    told = [open_proposed(str(file), source, folder=None)[1] for source in (open_source(str(pool)), copied)]
+    assert ["by name and size" in " ".join(notes) for notes in told] == [False, True]
 
 
 def test_the_proposals_of_another_folder_are_refused(pool: Path, photos: Path, tmp_path: Path) -> None:
@@ -369,3 +378,15 @@ def test_auto_in_two_processes_is_auto_in_one(
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("boxes an image") == 2  # said once as made, once as used
     assert (two / PROPOSALS).read_bytes() == (one / PROPOSALS).read_bytes()
+
+
+def test_what_is_asked_for_and_comes_to_nothing_is_told() -> None:
+    two = {"query": Slot(augmentation="moco"), "key": Slot(augmentation="moco")}
+    objects = {**two, "instances": Slot(augmentation="moco", count=4, instance=True)}
+    mocov2 = method_class("mocov2")
+    shared, dual = mocov2.Config(), mocov2.Config(heads="dual")
+    assert unused_objects(Scene(), None, two, shared) == unused_objects(Object(), "a.arrow", objects, dual) == []
+    assert "has no effect" in unused_objects(Scene(), "a.arrow", two, shared)[0]
+    assert unused_objects(Scene(), "a.arrow", objects, shared) == []
+    assert "random boxes" in unused_objects(Scene(), None, objects, shared)[0]
+    assert "learns nothing" in unused_objects(Overlap(), "a.arrow", two, dual)[0]

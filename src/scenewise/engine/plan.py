@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
 from scenewise.parts.synchronised import synchronise_batchnorm
 from scenewise.sources import Source
 from scenewise.views.loading import Proposals
+from scenewise.views.policies import policy_name
+from scenewise.views.regions import RegionPolicy
 from scenewise.views.slots import Slot, scale_slots
 
 DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
@@ -145,6 +148,19 @@ def slow_teachers(method_config: Any, *, steps: int) -> list[str]:
     ]
 
 
+def unused_objects(crops: RegionPolicy, proposals: str | None, slots: Mapping[str, Slot], config: Any) -> list[str]:
+    """Return what to say of proposals, objects and heads that were asked for and come to nothing."""
+    name, instances = policy_name(crops), any(slot.instance for slot in slots.values())
+    notes = []
+    if proposals is not None and not crops.needs_proposals and not instances:
+        notes.append(f"data.proposals has no effect: crops {name!r} look at none; add --crops object, or overlap")
+    if proposals is None and instances:
+        notes.append("there are no proposals: all instances are random boxes; add --proposals auto")
+    if getattr(config, "heads", "shared") == "dual" and not name.startswith("object"):
+        notes.append(f"method.heads=dual: crops {name!r} give no views of objects, so one head learns nothing")
+    return notes
+
+
 def part_of_process(config: RunConfig, *, world: int) -> int:
     """Return how many images a process computes at once; raises UserError when a batch cannot be dealt out evenly."""
     engine = config.engine
@@ -246,6 +262,7 @@ def make_plan(
     crops, proposals, said = choose_crops(config.crops, config.data.proposals, source, folder=folder)
     notes += said
     slots = scale_slots(kind.slots(method_config), config.data.size)
+    notes += unused_objects(crops, config.data.proposals, slots, method_config)
     backbone, said = make_backbone(config, fresh=fresh)
     notes += said
     backbone.weights = dataclasses.replace(

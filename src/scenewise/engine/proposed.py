@@ -63,6 +63,11 @@ class StoredProposals:
         self._store, self._source, self._rows = store, source, rows
 
     @property
+    def matched(self) -> bool:
+        """Whether images were found by key and size: the data have another name, or another content, than they had."""
+        return self._rows is not None
+
+    @property
     def header(self) -> Header:
         """What the file says of itself."""
         return self._store.header
@@ -142,7 +147,13 @@ def open_proposed(asked: str | None, source: Source, *, folder: Path | None) -> 
         raise UserError("data.proposals: 'auto' makes them in a run's folder, and there is none; name a file")
     file = Path(asked) if asked != AUTO or folder is None else folder / PROPOSALS
     proposed = open_proposals(file, source)
-    return proposed, _notes(file, proposed.header)
+    notes = _notes(file, proposed.header)
+    if proposed.matched:
+        notes.append(
+            f"the data are not as {file} was made for them: its boxes are taken by name and size of each image, whose "
+            "content may have changed"
+        )
+    return proposed, notes
 
 
 def _notes(file: Path, header: Header) -> list[str]:
