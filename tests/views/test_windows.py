@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenewise.geometry import dilate, filter_proposals, grow
+from scenewise.views.regions import area_range
 from scenewise.views.slots import Slot
 from scenewise.views.windows import (
-    area_range,
     inside,
     is_small,
     object_range,

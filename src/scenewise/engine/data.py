@@ -122,6 +122,12 @@ def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool
     )
 
 
+def death_of_worker(error: RuntimeError) -> str | None:
+    """Return what torch's loader says of a process of its own that died; None where the error is another."""
+    died = any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal"))
+    return " ".join(str(error).split())[:120] if died else None
+
+
 def start_worker(worker: int) -> None:
     """Make a loader process quiet and single-threaded: signals are the main process's business, cores are shared.
 

@@ -23,7 +23,7 @@ from scenewise import keys
 from scenewise.distributed import gather, world_size
 from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
 from scenewise.engine.config import to_yaml
-from scenewise.engine.data import Parts, make_loader
+from scenewise.engine.data import Parts, death_of_worker, make_loader
 from scenewise.engine.display import Bar, Display
 from scenewise.engine.folder import LAST, writing
 from scenewise.engine.logs import MetricsLog, NoLog, write_skipped
@@ -338,9 +338,9 @@ def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:
     try:
         return next(batches)
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
+        reason = death_of_worker(error)
+        if reason is None:
             raise
-        reason = " ".join(str(error).split())[:120]
         return UserError(
             f"engine.workers: a process that reads images died ({reason}), often for lack of memory.\n"
             "Go on with --resume, perhaps with fewer --workers"

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from scenewise import keys
-from scenewise.engine.data import start_worker
+from scenewise.engine.data import death_of_worker, start_worker
 from scenewise.engine.display import Display
 from scenewise.engine.folder import writing
 from scenewise.engine.logs import write_skipped
@@ -280,10 +280,11 @@ def _rows(images: _Images, start: int, workers: int) -> Iterator[Row]:
                 raise row
             yield row
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
+        reason = death_of_worker(error)
+        if reason is None:
             raise
         raise UserError(
-            f"--workers: a process died ({' '.join(str(error).split())[:120]}), often for lack of memory.\n"
+            f"--workers: a process died ({reason}), often for lack of memory.\n"
             "What is done is kept: go on with --resume, perhaps with fewer --workers"
         ) from error
 

@@ -67,13 +67,12 @@ class MoCoV2(Method):
         super().__init__()
         assert config.dictionary_size is not None, "resolve() decides the dictionary's size"
         self.config = config
-        self.dual = config.heads == "dual"
-        self.encoder = Encoder(
-            backbone, DualHead(self._head(features), self._head(features)) if self.dual else self._head(features)
-        )
+        dual = config.heads == "dual"
+        head = DualHead(self._head(features), self._head(features)) if dual else self._head(features)
+        self.encoder = Encoder(backbone, head)
         self.teacher = momentum_copy(self.encoder)
         self.queue = self._queue(seed, "queue")
-        self.object_queue = self._queue(seed, "object queue") if self.dual else None
+        self.object_queue = self._queue(seed, "object queue") if dual else None
 
     def _head(self, features: int) -> nn.Module:
         width = self.config.width
@@ -127,7 +126,7 @@ class MoCoV2(Method):
             joined = encode_shuffled(
                 self.teacher, batch.views[key][0], progress, shuffle=self.config.shuffle, view=view
             )[1]
-            all_keys.append(self._own(joined, gather(objects)))  # (world * B, D)
+            all_keys.append(self._own(joined, None if objects is None else gather(objects)))  # (world * B, D)
             contrasts.append(self._contrast(queries[view], all_keys[view], batch.index, objects))
         metrics = self._figures(progress.step)
         for (_, key), pushed in zip(directions, all_keys, strict=True):
@@ -142,20 +141,18 @@ class MoCoV2(Method):
             metrics=metrics,
         )
 
-    def _objects(self, batch: Batch, slot: str) -> Tensor:
-        """Return which views of a slot (B,) belong to the head of objects; with a shared head none is asked."""
-        if not self.dual:
-            return torch.zeros_like(batch.index, dtype=torch.bool)
-        return batch.kinds[slot][0] == View.OBJECT
+    def _objects(self, batch: Batch, slot: str) -> Tensor | None:
+        """Return which views of a slot (B,) belong to the head of objects; None with a shared head."""
+        return None if self.object_queue is None else batch.kinds[slot][0] == View.OBJECT
 
-    def _own(self, projections: Tensor, objects: Tensor) -> Tensor:
-        return of_kind(projections, objects) if self.dual else projections
+    def _own(self, projections: Tensor, objects: Tensor | None) -> Tensor:
+        return projections if objects is None else of_kind(projections, objects)
 
-    def _contrast(self, query: Tensor, all_keys: Tensor, index: Tensor, objects: Tensor) -> Tensor:
+    def _contrast(self, query: Tensor, all_keys: Tensor, index: Tensor, objects: Tensor | None) -> Tensor:
         """Return InfoNCE of one direction; the negatives of a query come from the head of its key."""
         past = self.queue.read()
         rows, usable = past.rows["projection"], past.usable(index, mask_own=self.config.mask_own_image)
-        if self.object_queue is not None:
+        if self.object_queue is not None and objects is not None:
             others = self.object_queue.read()
             shown = others.usable(index, mask_own=self.config.mask_own_image)
             rows = torch.cat([rows, others.rows["projection"]])
@@ -165,10 +162,11 @@ class MoCoV2(Method):
     def _push(self, all_keys: Tensor, batch: Batch, slot: str, step: int) -> None:
         """Write the keys of a slot into their heads' queues."""
         image, box = gather(batch.index), gather(batch.boxes[slot][0])
-        if self.object_queue is None:
+        found = self._objects(batch, slot)
+        if self.object_queue is None or found is None:
             self.queue.push({"projection": all_keys}, image=image, box=box, step=step)
             return
-        objects = gather(self._objects(batch, slot))
+        objects = gather(found)
         for queue, rows in ((self.object_queue, objects), (self.queue, ~objects)):
             if rows.any():
                 queue.push({"projection": all_keys[rows]}, image=image[rows], box=box[rows], step=step)

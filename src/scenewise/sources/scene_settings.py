@@ -44,7 +44,7 @@ def _grey(values: np.ndarray) -> UInt8[np.ndarray, "height width"]:
 
 
 def _strokes(size: Size, generator: np.random.Generator, *, columns: int, rows: int) -> np.ndarray:
-    """Return noise drawn out along one direction, its contrast stretched."""
+    """Return noise drawn out along one direction."""
     coarse = generator.integers(0, 256, (rows, columns), np.uint8)
     return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR))
 

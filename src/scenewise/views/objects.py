@@ -19,13 +19,11 @@ from scenewise.errors import UserError
 from scenewise.types import Size, View
 from scenewise.views.instances import with_instances
 from scenewise.views.limits import check_settings
-from scenewise.views.regions import RegionPolicy, Regions, Window
+from scenewise.views.regions import Range, RegionPolicy, Regions, Window, crop
 from scenewise.views.scene import Scene, scene_instead
 from scenewise.views.slots import REFERENCE_SIZE, Slot, full_size
 from scenewise.views.windows import (
-    Range,
     context_range,
-    crop,
     inside,
     object_range,
     object_windows,

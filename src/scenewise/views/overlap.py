@@ -26,9 +26,9 @@ from scenewise.views.instances import (
     place_instances,
 )
 from scenewise.views.limits import check_settings
-from scenewise.views.regions import RegionPolicy, Regions, Window, scene_crops
+from scenewise.views.regions import RegionPolicy, Regions, Window, area_range, crop, scene_crops, whole
 from scenewise.views.slots import Slot, full_size
-from scenewise.views.windows import area_range, crop, is_small
+from scenewise.views.windows import is_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Overlap(RegionPolicy):
         )
         fallback = found is None or len(found.common) < count
         if found is None:
-            found = _Try([_photo(size)] * len(first), _photo(size), candidates)
+            found = _Try([whole(size)] * len(first), whole(size), candidates)
         real = _choose(found.common, count, self.pick, generator)
         chosen = fill_up(real, found.shared, count, rules=rules, generator=generator)
         pair = iter(found.crops)
@@ -138,8 +138,8 @@ def _search(
     best, attempts = None, 0
     while attempts < tries and (best is None or len(best.common) < count):
         attempts += 1
-        crops = [crop(_photo(size), slot, area_range(slot), generator) for slot in views]
-        shared = _intersection([_photo(size), *crops])
+        crops = [crop(whole(size), slot, area_range(slot), generator) for slot in views]
+        shared = _intersection([whole(size), *crops])
         left, top, right, bottom = shared
         if right - left < min(max(1.0, least), width) or bottom - top < min(max(1.0, least), height):
             continue
@@ -153,9 +153,9 @@ def _containing(
     chosen: Float32[np.ndarray, "K 4"], size: Size, slot: Slot, *, tries: int, generator: np.random.Generator
 ) -> Window:
     """Return a random crop that contains all the boxes; after `tries` of them, the first of those that contain most."""
-    best, most = _photo(size), -1
+    best, most = whole(size), -1
     for _ in range(tries):
-        tried = crop(_photo(size), slot, area_range(slot), generator)
+        tried = crop(whole(size), slot, area_range(slot), generator)
         held = int(_lie_in(chosen, tried).sum())
         if held > most:
             best, most = tried, held
@@ -171,10 +171,6 @@ def _choose(
     if pick == "first" or len(common) <= count:
         return common[:count]
     return common[np.sort(generator.choice(len(common), count, replace=False))]
-
-
-def _photo(size: Size) -> Window:
-    return 0, 0, size[1], size[0]
 
 
 def _intersection(windows: Sequence[Window]) -> Window:

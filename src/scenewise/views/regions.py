@@ -20,6 +20,7 @@ from scenewise.views.augmentations import RATIO, augmentation
 from scenewise.views.slots import Slot
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, right and bottom exclusive
+Range = tuple[float, float]  # smallest and largest share of a window's area
 ATTEMPTS = 10  # torchvision's RandomResizedCrop, before it falls back to the central crop
 
 
@@ -92,15 +93,26 @@ def random_resized_crop(
     return x, y, x + wide, y + tall
 
 
+def whole(size: Size) -> Window:
+    """Return the window that is the photo."""
+    return 0, 0, size[1], size[0]
+
+
+def area_range(slot: Slot) -> Range:
+    """Return the share of the photo that a scene crop of the slot covers: the slot's own, else its augmentation's."""
+    return augmentation(slot.augmentation).scale if slot.scale is None else slot.scale
+
+
+def crop(window: Window, slot: Slot, scale: Range, generator: np.random.Generator) -> Window:
+    """Return a random resized crop of the window, of the aspects that the slot's augmentation draws."""
+    ratio = augmentation(slot.augmentation).ratio
+    return random_resized_crop(window, scale=scale, ratio=ratio, generator=generator)
+
+
 def scene_crops(size: Size, slot: Slot, generator: np.random.Generator) -> Float32[np.ndarray, "count 4"]:
     """Return `slot.count` random resized crops of the whole photo, the area range the slot's, else its augmentation's.
 
     An instance slot is filled alike: with crops that stand in for objects where none are known.
     """
-    wanted = augmentation(slot.augmentation)
-    scale = wanted.scale if slot.scale is None else slot.scale
-    photo = (0, 0, size[1], size[0])
-    crops = [
-        random_resized_crop(photo, scale=scale, ratio=wanted.ratio, generator=generator) for _ in range(slot.count)
-    ]
+    crops = [crop(whole(size), slot, area_range(slot), generator) for _ in range(slot.count)]
     return np.asarray(crops, dtype=np.float32).reshape(slot.count, 4)

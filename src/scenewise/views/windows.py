@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from scenewise.geometry import filter_proposals
+from scenewise.geometry import suppress
 from scenewise.types import Size
-from scenewise.views.augmentations import augmentation
-from scenewise.views.regions import Window, random_resized_crop
+from scenewise.views.regions import Range, Window, area_range
 from scenewise.views.slots import Slot
 
-Range = tuple[float, float]  # smallest and largest share of a window's area
 Span = tuple[float, float]  # the near and the far edge of a box along one axis
 
 
@@ -47,9 +45,7 @@ def usable_proposals(
     fitting = (short >= max(1.0, min_side)) & (long <= max_aspect * short)
     kept: np.ndarray = clipped[np.isfinite(boxes).all(axis=1) & ordered & fitting]
     if nms_iou is not None and len(kept):
-        order = filter_proposals(
-            torch.from_numpy(kept), size, min_side=0, max_aspect=max_aspect, limit=limit, nms_iou=nms_iou
-        )
+        order = suppress(torch.from_numpy(kept), max_iou=nms_iou, limit=limit)
         kept = kept[order.numpy()]
     return kept[:limit]
 
@@ -145,11 +141,6 @@ def shifted_window(
     return left + x, top + y, right + x, bottom + y
 
 
-def area_range(slot: Slot) -> Range:
-    """Return the share of the photo that a scene crop of the slot covers: the slot's own, else its augmentation's."""
-    return augmentation(slot.augmentation).scale if slot.scale is None else slot.scale
-
-
 def is_small(slot: Slot) -> bool:
     """Return whether the slot's views are small crops, which never show the whole of what they are cut from (SwAV)."""
     return area_range(slot)[1] < 1
@@ -170,9 +161,3 @@ def context_range(slot: Slot, *, smallest: float | None) -> Range:
     """Return the share of the dilated window that a view of the slot covers: at least `smallest`, but small crops."""
     low, high = area_range(slot)
     return (low, high) if smallest is None or is_small(slot) else (max(low, smallest), high)
-
-
-def crop(window: Window, slot: Slot, scale: Range, generator: np.random.Generator) -> Window:
-    """Return a random resized crop of the window, of the aspects that the slot's augmentation draws."""
-    ratio = augmentation(slot.augmentation).ratio
-    return random_resized_crop(window, scale=scale, ratio=ratio, generator=generator)
