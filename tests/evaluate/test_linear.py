@@ -14,7 +14,7 @@ from scenewise.evaluate.metrics import average_precision
 from scenewise.evaluate.protocols import linear
 from scenewise.evaluate.task import Part, Task
 
-QUICK = linear.Config(steps=150, epochs=1)
+QUICK = linear.Config(iterations=150, epochs=1)
 
 
 def make_task(seed=0, *, train=120, test=60, classes=3, informative=1.0, multi=True, missing=0.0):
@@ -39,7 +39,7 @@ def make_task(seed=0, *, train=120, test=60, classes=3, informative=1.0, multi=T
 def test_one_step_is_the_gradient_of_the_loss(multi):
     """From zero weights one step of plain SGD moves by the gradient that autograd finds for the loss it names."""
     part = make_task(multi=multi, missing=0.3).train
-    config = linear.Config(steps=1, epochs=1, batch_size=len(part.labels), momentum=0.0)
+    config = linear.Config(iterations=1, epochs=1, batch_size=len(part.labels), momentum=0.0)
     layers = linear.fit(part, [(0.5, 0.0), (2.0, 0.1)], 3, seed=0, config=config)
     weight, bias = torch.zeros(12, 3, requires_grad=True), torch.zeros(3, requires_grad=True)
     logits = linear.Standardise.fit(part.features)(part.features) @ weight + bias
@@ -81,7 +81,7 @@ def test_features_without_information_give_about_the_prior():
 def test_it_finds_what_a_converged_solver_finds():
     """The minimum of the regularised loss, in the weights themselves, as L-BFGS finds it."""
     part, decay = make_task(train=200, classes=2).train, 1e-2
-    config = linear.Config(steps=3000, batch_size=200)
+    config = linear.Config(iterations=3000, batch_size=200)
     layers = linear.fit(part, [(3.0, decay)], 2, seed=0, config=config)
     inputs = linear.Standardise.fit(part.features)(part.features).numpy()
     for number in range(2):
@@ -96,9 +96,9 @@ def test_the_test_part_chooses_nothing(multi):
     task = make_task(multi=multi)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
     other = dataclasses.replace(task, test=Part(task.test.features, task.test.labels[order]))
-    first, second = linear.run(task, QUICK), linear.run(other, QUICK)
-    assert torch.equal(first.scores, second.scores) and first.notes == second.notes
-    assert first.figures != second.figures
+    (first, chosen), (second, chosen_too) = linear.probe(task, QUICK), linear.probe(other, QUICK)
+    assert torch.equal(first, second) and chosen == chosen_too
+    assert linear.run(task, QUICK).figures != linear.run(other, QUICK).figures
 
 
 @pytest.mark.parametrize("multi", [True, False])
@@ -149,12 +149,13 @@ def test_features_that_never_vary_are_harmless():
         Part(torch.cat([p.features, torch.full((len(p.features), 2), 7.0)], 1), p.labels)
         for p in (task.train, task.test)
     ]
-    outcome = linear.run(dataclasses.replace(task, train=wide[0], test=wide[1]), QUICK)
-    assert outcome.scores.isfinite().all() and outcome.figures["mAP"].value == pytest.approx(1)
+    padded = dataclasses.replace(task, train=wide[0], test=wide[1])
+    assert linear.probe(padded, QUICK)[0].isfinite().all()
+    assert linear.run(padded, QUICK).figures["mAP"].value == pytest.approx(1)
 
 
 def test_same_seed_same_scores():
     task = make_task(train=300)
-    assert torch.equal(linear.run(task, QUICK).scores, linear.run(task, QUICK).scores)
-    other = linear.run(dataclasses.replace(task, seed=1), QUICK)
-    assert not torch.equal(linear.run(task, QUICK).scores, other.scores)
+    scores = linear.probe(task, QUICK)[0]
+    assert torch.equal(scores, linear.probe(task, QUICK)[0])
+    assert not torch.equal(scores, linear.probe(dataclasses.replace(task, seed=1), QUICK)[0])

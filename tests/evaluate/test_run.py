@@ -11,16 +11,19 @@ from rich.console import Console
 
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import differences
+from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.protocols import NAMES
-from scenewise.evaluate.run import PROTOCOLS, evaluate_backbone
+from scenewise.evaluate.run import PROTOCOLS, evaluate_exam
 
-QUICK = {"knn": {"k": 5}, "linear": {"steps": 60, "epochs": 1}}
+QUICK = {"knn": {"k": 5}, "linear": {"iterations": 60, "epochs": None}}
 
 
 def evaluate(backbone, train, test, protocols=("knn", "linear"), **more):
-    options = {name: QUICK[name] for name in protocols}
-    settings = {"size": 8, "resamples": 50, "options": options, "cache": False} | more
-    return evaluate_backbone(backbone, train, test, protocols=protocols, **settings)
+    judging = {"options": {name: QUICK[name] for name in protocols}} | {
+        name: more.pop(name) for name in ("options", "subject", "data", "epochs", "iterations") if name in more
+    }
+    exam = Exam(backbone=backbone, train=train, test=test, **({"size": 8, "resamples": 50, "cache": False} | more))
+    return evaluate_exam(exam, protocols=protocols, **judging)
 
 
 def test_protocols_are_found_by_file_name():
@@ -75,7 +78,7 @@ def test_the_labels_follow_the_images_that_could_be_read(backbone, make_source):
     result = evaluate(backbone, train, test, protocols=("knn",))
     assert result.protocols["knn"]["top1"].value > 0.95 and clean.protocols["knn"]["top1"].value > 0.95
     assert result.counts["test_images"] == 33 and result.counts["test_skipped"] == 7
-    assert result.counts["train_images"] == 51 and len(result.skipped) == 16
+    assert result.counts["train_images"] == 51 and sum(map(len, result.skipped.values())) == 16
     (note,) = [note for note in result.notes if note.startswith("test: ")]
     assert note.startswith("test: 7 of 40 images were unreadable and left out: 0.png (truncated), 1.png")
     assert note.endswith("and 2 more")
@@ -87,7 +90,8 @@ def test_a_limit_counts_labelled_images_and_depends_on_the_seed(backbone, make_s
     result = evaluate(backbone, train, test, limit=20)
     assert result.counts["train_images"] == 20 and result.counts["test_images"] == 20
     assert evaluate(backbone, train, test, limit=20).to_json() == result.to_json()
-    assert evaluate(backbone, train, test, limit=20, seed=1).test_images != result.test_images
+    other = evaluate(backbone, train, test, limit=20, seed=1)
+    assert other.outcomes["knn"].images != result.outcomes["knn"].images
     assert evaluate(backbone, train, test, limit=1000).counts["train_images"] == 30
     with pytest.raises(UserError, match="limit: 0 leaves no image"):
         evaluate(backbone, train, test, limit=0)
@@ -114,7 +118,7 @@ def test_images_of_a_class_that_is_too_rare_go_with_it(backbone, make_source):
     train.labels()[np.flatnonzero(train.labels() == 1)[2:]] = -1  # two are left
     result = evaluate(backbone, train, test, protocols=("knn",), min_positives=3)
     assert "accuracy/red" not in result.protocols["knn"] and result.protocols["knn"]["top1"].value > 0.95
-    assert result.counts["test_images"] == int((test.labels() != 1).sum()) == len(result.test_images)
+    assert result.counts["test_images"] == int((test.labels() != 1).sum()) == len(result.outcomes["knn"].images)
     assert result.counts["train_images"] == 60 - rare
     assert "left out, fewer than 3 positives among the training images: red" in result.notes
 
@@ -141,25 +145,25 @@ def test_training_images_in_the_test_part_are_said_and_nothing_else_is_refused(b
 
 def test_what_is_wrong_is_said_before_any_image_is_read(backbone, make_source):
     train, test = make_source("train"), make_source("test", 40)
-    run = lambda **more: evaluate_backbone(backbone, train, test, size=8, **more)  # noqa: E731
+    run = lambda **more: evaluate_exam(Exam(backbone=backbone, train=train, test=test, size=8), **more)  # noqa: E731
     with pytest.raises(UserError) as raised:
-        run(protocols=["kn", "lineer", "linear"], options={"linear": {"step": 3, "epochs": "many"}, "knn": {}})
+        run(protocols=["kn", "lineer", "linear"], options={"linear": {"iteration": 3, "epochs": "many"}, "knn": {}})
     assert len(raised.value.problems) == 5
     assert raised.value.problems[0].startswith("protocol: unknown name 'kn'. Did you mean 'knn'")
-    assert "Did you mean 'steps'" in str(raised.value) and "linear.epochs" in str(raised.value)
+    assert "Did you mean 'iterations'" in str(raised.value) and "linear.epochs" in str(raised.value)
     assert "'knn' has settings but is not run" in str(raised.value)
     with pytest.raises(UserError, match="protocol: none is named"):
         run(protocols=[])
     with pytest.raises(UserError, match="test data: colours:test has several classes"):
-        evaluate_backbone(backbone, train, make_source("test", multi=True), protocols=["knn"], size=8)
+        evaluate(backbone, train, make_source("test", multi=True), protocols=["knn"])
     with pytest.raises(UserError, match="colours:plain has no labels"):
-        evaluate_backbone(backbone, make_source("plain", labelled=False), test, protocols=["knn"], size=8)
+        evaluate(backbone, make_source("plain", labelled=False), test, protocols=["knn"])
     assert train.read_count == test.read_count == 0 and backbone.calls == []
 
 
 def test_more_neighbours_than_training_images_are_refused(backbone, make_source):
     with pytest.raises(UserError, match=r"knn\.k: 20 is not possible with 10 training images"):
-        evaluate_backbone(backbone, make_source("train", 10), make_source("test"), protocols=["knn"], size=8)
+        evaluate(backbone, make_source("train", 10), make_source("test"), protocols=["knn"], options={})
 
 
 def test_two_subjects_are_compared_on_the_same_images(backbone, make_source):
@@ -181,3 +185,15 @@ def test_a_cached_evaluation_is_the_same(backbone, make_source):
     calls = len(backbone.calls)
     assert evaluate(backbone, train, test, cache=True).to_json() == first.to_json()
     assert len(backbone.calls) == calls
+
+
+def test_the_length_reaches_what_trains_and_is_said_of_the_rest(backbone, make_source):
+    train, test = make_source("train"), make_source("test", 40)
+    short = evaluate(backbone, train, test, protocols=["knn", "linear"], options={"knn": {"k": 5}}, iterations=1)
+    assert "knn: nothing is trained by gradient, so the length has no effect" in short.notes
+    long = evaluate(backbone, train, test, protocols=["linear"], options={}, epochs=30)
+    assert short.protocols["linear"] != long.protocols["linear"]
+    with pytest.raises(UserError, match="both give the length"):
+        evaluate(backbone, train, test, epochs=1, iterations=1)
+    with pytest.raises(UserError, match="iterations: 0 must be above 0"):
+        evaluate(backbone, train, test, iterations=0)

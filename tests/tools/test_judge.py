@@ -15,7 +15,7 @@ from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.sources import open_source
 from scenewise.tools.comparison import comparison_markdown
-from scenewise.tools.judge import check_protocols, identities, judge, open_splits
+from scenewise.tools.judge import identities, judge, open_splits
 
 SUBJECT = "random:test_resnet"
 
@@ -52,8 +52,8 @@ def test_every_wrong_protocol_is_named_before_anything_is_opened() -> None:
     with pytest.raises(UserError) as caught:
         judge("nothing", "nowhere", protocols=["kn", "linar"])
     assert [problem.partition("Did you mean ")[2][:6] for problem in caught.value.problems] == ["'knn'?", "'linea"]
-    with pytest.raises(UserError, match="name at least one of"):
-        check_protocols([])
+    with pytest.raises(UserError, match="none is named"):
+        judge("nothing", "nowhere", protocols=[])
 
 
 def test_data_without_splits_need_test_data(tables: Path) -> None:

@@ -17,6 +17,7 @@ from scenewise.types import Colour as Colour
 
 STEMS = ("imagenet", "cifar", "cifar-pool")
 NORMS = ("batch", "group")
+STRIDES = (4, 8, 16, 32)  # of the maps of a pyramid
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,35 @@ class Backbone(nn.Module):
                 "use a ResNet or ConvNeXt, for example 'resnet50'"
             )
         return features
+
+    def pyramid(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch channels rows columns"], ...]:
+        """Return the maps of the stages at strides 4, 8, 16, 32 (C2 to C5), finest first, in the network's precision.
+
+        Raises UserError for a backbone whose features do not shrink so (ViT, a CIFAR stem).
+        """
+        self.check_pyramid()
+        maps: list[Tensor] = self.model.forward_intermediates(images, indices=len(STRIDES), intermediates_only=True)  # type: ignore[operator]
+        return tuple(maps)
+
+    def check_pyramid(self) -> None:
+        """Raise UserError unless `pyramid` works."""
+        if self.pyramid_channels is None:
+            stem = "" if self.stem == "imagenet" else f" with the stem {self.stem!r}"
+            raise UserError(
+                f"backbone: {self.name!r}{stem} has no maps at strides {', '.join(map(str, STRIDES))}, which this "
+                "protocol needs; use a ResNet or ConvNeXt, for example 'resnet50'"
+            )
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...] | None:
+        """Return the channels of each map of `pyramid`, or None where there is no such pyramid."""
+        stages = getattr(self.model, "feature_info", None)
+        if self.stem != "imagenet" or stages is None or not hasattr(self.model, "forward_intermediates"):
+            return None
+        last = list(stages)[-len(STRIDES) :]
+        return tuple(each["num_chs"] for each in last) if tuple(e["reduction"] for e in last) == STRIDES else None
 
     def pool(self, features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """Return the pooled features of a feature map or token sequence, pooled as timm does, in float32."""

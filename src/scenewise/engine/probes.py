@@ -18,7 +18,7 @@ from scenewise.engine.config import RunConfig
 from scenewise.engine.loop import Probe
 from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.metrics import mean_average_precision
-from scenewise.evaluate.protocols import load_protocol
+from scenewise.evaluate.protocols import knn
 from scenewise.evaluate.task import Part, Task
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.views.collate import normalise
@@ -68,9 +68,8 @@ def make_probe(config: RunConfig, weights: WeightsInfo, device: torch.device) ->
 
 def _knn(task: Task) -> dict[str, float]:
     """Return the kNN vote's whole-set mAP, or its accuracy where an image has one class, 0..1."""
-    knn = load_protocol("knn")
-    usual = knn.config()
-    scores = knn.run(task, replace(usual, k=min(usual.k, len(task.train.labels)))).scores
+    usual = knn.Config()
+    scores = knn.votes(task, replace(usual, k=min(usual.k, len(task.train.labels))))
     if task.multi_label:
         return {"knn_mAP": float(mean_average_precision(scores, task.test.labels))}
     return {"knn_top1": float((scores.argmax(dim=1) == task.test.labels).float().mean())}

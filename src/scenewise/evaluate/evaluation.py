@@ -9,10 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from scenewise.errors import UserError
-from scenewise.evaluate.intervals import Figure, Statistic, paired_bootstrap
+from scenewise.evaluate.intervals import Figure, paired_bootstrap
+from scenewise.evaluate.task import Outcome
 from scenewise.types import Skip
 
-CLASS_PREFIXES = ("AP/", "accuracy/")  # of the figures of single classes
+CLASS_PREFIXES = ("AP/", "AP50/", "IoU/", "accuracy/", "recall/")  # of the figures of single classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +21,8 @@ class Evaluation:
     """What was found about one subject on one set of data.
 
     protocols: protocol -> metric -> figure, shares 0..1; a figure that could not be computed is absent, and a note says
-    so. counts: images and classes used and left out. skipped: images that could not be read, of both parts. statistics,
-    test_images, seed, resamples: what `differences` needs to compare two subjects on the same images.
+    so. counts: images and classes used and left out. skipped: images of the parts train and test that could not be
+    read. outcomes, seed, resamples: what `differences` needs to compare two subjects on the same images.
     """
 
     subject: str
@@ -29,9 +30,8 @@ class Evaluation:
     protocols: Mapping[str, Mapping[str, Figure]]
     counts: Mapping[str, int]
     notes: tuple[str, ...] = ()
-    skipped: tuple[Skip, ...] = ()
-    statistics: Mapping[str, Statistic] = field(default_factory=dict, repr=False, compare=False)
-    test_images: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    skipped: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict, repr=False, compare=False)
     seed: int = 0
     resamples: int = 0
 
@@ -82,18 +82,17 @@ def differences(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Fi
     Each resample is the same test images for both, so what makes an image easy or hard for both cancels. UserError when
     the two were not tested on the same images in the same way.
     """
-    if first.test_images != second.test_images or first.seed != second.seed or first.resamples != second.resamples:
-        raise UserError(
-            f"compare: {first.subject!r} and {second.subject!r} were not tested on the same images with the same seed"
-        )
-    return {
-        protocol: paired_bootstrap(
-            statistic,
-            second.statistics[protocol],
-            len(first.test_images),
-            seed=first.seed,
-            resamples=first.resamples,
-        )
-        for protocol, statistic in first.statistics.items()
-        if protocol in second.statistics
-    }
+    found = {}
+    for protocol in first.outcomes.keys() & second.outcomes.keys():
+        left, right = first.outcomes[protocol], second.outcomes[protocol]
+        alike = left.images == right.images and (first.seed, first.resamples) == (second.seed, second.resamples)
+        if not alike:
+            raise UserError(
+                f"compare: {first.subject!r} and {second.subject!r} were not tested by {protocol} on the same images "
+                "with the same seed"
+            )
+        if left.statistic is not None and right.statistic is not None:
+            found[protocol] = paired_bootstrap(
+                left.statistic, right.statistic, len(left.images), seed=first.seed, resamples=first.resamples
+            )
+    return {protocol: found[protocol] for protocol in first.protocols if protocol in found}

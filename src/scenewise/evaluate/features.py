@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from scenewise.backbones import Backbone
 from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.feature_cache import Features, cache_file, load, store
 from scenewise.sources.base import Progress, Source
-from scenewise.types import Skip
-from scenewise.views.collate import IMAGENET_MEAN, IMAGENET_STD, normalise
+from scenewise.types import IMAGENET_MEAN, IMAGENET_STD, Colour, Skip
+from scenewise.views.collate import normalise
 from scenewise.views.opencv import use_one_thread
 from scenewise.views.pipeline import test_view
 
-VERSION = 1  # raised whenever the same backbone and source would give other features
-Colour = tuple[float, float, float]
+VERSION = 2  # raised whenever the same backbone and source would give other features
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an image is turned into features.
+
+    square: the whole photo is resized to size x size, its aspect not kept, instead of the centre of the test view.
+    grid: 0 for the backbone's pooled features; n for its last map averaged over n x n overlapping windows, flattened.
+    """
+
+    square: bool = False
+    grid: int = 0
 
 
 def extract_features(
@@ -31,6 +44,7 @@ def extract_features(
     *,
     size: int,
     indices: Sequence[int] | Int64[np.ndarray, " chosen"] | None = None,
+    look: Look | None = None,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     workers: int = 0,
@@ -45,15 +59,17 @@ def extract_features(
     moved to `device`, run in eval mode without gradient, and left in the mode it was in. Images that cannot be read are
     left out and named in `skipped`. `cache_key` (see `weights_digest`) names the backbone; with it the result is kept
     in the cache folder under a digest of that, the source's fingerprint, the images, the transform and the versions.
+    UserError for a grid of a backbone without a feature map.
     """
+    look = look or Look()
     wanted = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
     file = None
     if cache_key is not None:
-        parts = (cache_key, source.fingerprint, wanted.tobytes(), size, mean, std, VERSION, torch.__version__)
+        parts = (cache_key, source.fingerprint, wanted.tobytes(), size, look, mean, std, VERSION, torch.__version__)
         file = cache_file(*parts, torch.device(device).type)
         if (kept := load(file)) is not None:
             return kept
-    views = _Views(source, wanted, size)
+    views = _Views(source, wanted, size, square=look.square)
     use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that
     loader = DataLoader(
         views,
@@ -63,15 +79,16 @@ def extract_features(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else the loader draws from torch's global state
     )
-    found = _run(backbone, loader, torch.device(device), len(wanted), progress, mean=mean, std=std)
+    network = _network(backbone, look)
+    found = _run(backbone, network, loader, torch.device(device), len(wanted), progress, mean=mean, std=std)
     return found if file is None else store(file, found)
 
 
 class _Views(Dataset[tuple[int, np.ndarray | Skip]]):
     """The test view of each wanted image, or why there is none."""
 
-    def __init__(self, source: Source, wanted: Int64[np.ndarray, " images"], size: int) -> None:
-        self.source, self.wanted, self.size = source, wanted, size
+    def __init__(self, source: Source, wanted: Int64[np.ndarray, " images"], size: int, *, square: bool) -> None:
+        self.source, self.wanted, self.size, self.square = source, wanted, size, square
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -80,7 +97,7 @@ class _Views(Dataset[tuple[int, np.ndarray | Skip]]):
         index = int(self.wanted[place])
         record = self.source[index]
         try:
-            return index, test_view(record, size=self.size)
+            return index, test_view(record, size=self.size, square=self.square)
         except ImageError as error:
             return index, Skip(index, record.key, str(error))
 
@@ -115,9 +132,30 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+def _network(backbone: nn.Module, look: Look) -> Callable[[Tensor], Tensor]:
+    if look.grid == 0:
+        return backbone
+    if not isinstance(backbone, Backbone):
+        raise UserError("backbone: features of a grid need a backbone with a feature map; use scenewise.load_backbone")
+    return lambda images: windows(backbone.feature_map(images), look.grid)
+
+
+def windows(maps: Float[Tensor, "batch channels rows columns"], grid: int) -> Float[Tensor, "batch features"]:
+    """Return the means (B, C * n * n) of a map over n x n windows one apart: 6 x 6 of a 7 x 7 map for n = 2 (FAIR).
+
+    A map of fewer than n rows or columns is averaged over equal parts instead. In float32.
+    """
+    rows, columns = maps.shape[-2:]
+    lifted = maps if maps.dtype == torch.float64 else maps.float()
+    if min(rows, columns) < grid:
+        return F.adaptive_avg_pool2d(lifted, grid).flatten(1)
+    return F.avg_pool2d(lifted, (rows - grid + 1, columns - grid + 1), stride=1).flatten(1)
+
+
 @torch.no_grad()
 def _run(
     backbone: nn.Module,
+    network: Callable[[Tensor], Tensor],
     loader: DataLoader[tuple[int, np.ndarray | Skip]],
     device: torch.device,
     images: int,
@@ -137,7 +175,7 @@ def _run(
         for batch in batches:
             if batch.index:
                 inputs = normalise(batch.images.to(device, non_blocking=True), mean=mean, std=std)
-                rows.append(backbone(inputs).float().cpu().numpy())
+                rows.append(network(inputs).float().cpu().numpy())
             index += batch.index
             digest += batch.digest
             skipped += batch.skipped

@@ -44,24 +44,23 @@ def check_pair(train: Source, test: Source) -> None:
         raise UserError(*problems)
 
 
-def choose_images(labels: Labels, *, limit: int | None, seed: int, part: str) -> Int64[np.ndarray, " chosen"]:
-    """Return the numbers of the images that have a label, or a seeded choice of `limit` of them, in rising order.
+def choose(
+    usable: Bool[np.ndarray, " images"], *, limit: int | None, seed: int, part: str
+) -> Int64[np.ndarray, " chosen"]:
+    """Return the numbers of the usable images, or a seeded choice of `limit` of them, in rising order.
 
-    Without a label are a class below 0 and a row of nothing but -1. UserError when none is left or the limit is below
-    1.
+    UserError when the limit is below 1.
     """
-    usable = np.flatnonzero(_has_label(labels))
-    if len(usable) == 0:
-        raise UserError(f"{part} data: none of the {len(labels)} images has a label")
+    numbers = np.flatnonzero(usable)
     if limit is None:
-        return usable
+        return numbers
     if limit < 1:
         raise UserError(f"limit: {limit} leaves no image; at least 1")
-    drawn = keys.generator(seed, "limit", part).permutation(usable)[:limit]
-    return np.sort(drawn)
+    return np.sort(keys.generator(seed, "limit", part).permutation(numbers)[:limit])
 
 
-def _has_label(labels: Labels) -> Bool[np.ndarray, " images"]:
+def has_label(labels: Labels) -> Bool[np.ndarray, " images"]:
+    """Return which images have a label; a class below 0 and a row of nothing but -1 are none."""
     known: np.ndarray = labels >= 0
     return known if known.ndim == 1 else np.logical_or.reduce(known, axis=1)
 

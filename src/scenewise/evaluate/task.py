@@ -1,17 +1,16 @@
-"""What a protocol is given and what it returns: the interface between the frame of an evaluation and its protocols."""
+"""Frozen features to learn from and to test on, and what a protocol returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
 from scenewise.evaluate.intervals import RESAMPLES, Figure, Statistic, bootstrap
+from scenewise.types import Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +25,51 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a protocol found.
+
+    figures: by metric name, of the whole set ("mAP"), and of single classes as "AP/NAME" (see `CLASS_PREFIXES`).
+    notes: sentences on how. statistic: the figures as a function of the test images' weights, for the difference of two
+    subjects; images: an identity of each of those test images, in the order of the weights. counts: images and classes
+    used. skipped: images of the parts train and test that could not be read.
+    """
+
+    figures: Mapping[str, Figure]
+    notes: tuple[str, ...] = ()
+    statistic: Statistic | None = None
+    images: tuple[int | str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict)
+
+
+def measure(
+    statistic: Statistic,
+    images: tuple[int | str, ...],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    notes: tuple[str, ...] = (),
+    counts: Mapping[str, int] | None = None,
+    skipped: Mapping[str, tuple[Skip, ...]] | None = None,
+) -> Outcome:
+    """Return the outcome of a statistic over these test images: its figures with bootstrap intervals."""
+    figures = bootstrap(statistic, len(images), seed=seed, resamples=resamples)
+    return Outcome(
+        figures=figures,
+        notes=notes,
+        statistic=statistic,
+        images=images,
+        counts=counts or {},
+        skipped=skipped or {},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """Frozen features to learn from and to test on. Every class has a positive in both parts.
 
-    seed: of whatever a protocol draws. resamples: of the bootstrap intervals.
+    seed: of whatever a protocol draws. resamples: of the bootstrap intervals. images: an identity of each test image
+    (1, 2, ... where nobody asks). notes, counts, skipped: of how the features came about; they go into the outcome.
     """
 
     train: Part
@@ -38,34 +78,24 @@ class Task:
     multi_label: bool
     seed: int = 0
     resamples: int = RESAMPLES
-
-    def statistic(self, scores: Float[Tensor, "images classes"]) -> Statistic:
-        """Return the figures of test scores as a function of the images' weights, for intervals and differences."""
-        make = precision_statistic if self.multi_label else accuracy_statistic
-        return make(scores.cpu(), self.test.labels.cpu(), self.classes)
-
-    def figures(self, scores: Float[Tensor, "images classes"]) -> dict[str, Figure]:
-        """Return the figures of test scores with their intervals."""
-        return bootstrap(self.statistic(scores), len(scores), seed=self.seed, resamples=self.resamples)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a protocol found: figures by metric name, sentences on how, and the test scores (N, C) behind them."""
-
-    figures: Mapping[str, Figure]
+    images: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
-    scores: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    counts: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict)
 
+    def outcome(self, scores: Float[Tensor, "images classes"], *notes: str) -> Outcome:
+        """Return the figures of test scores (N, C) with their intervals: accuracies, or average precisions."""
+        make = precision_statistic if self.multi_label else accuracy_statistic
+        return self.measure(make(scores.cpu(), self.test.labels.cpu(), self.classes), *notes)
 
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """One way to judge features.
-
-    summary: one line. config: a frozen dataclass of its settings, each with a default and its origin.
-    run: takes the task and the settings; raises UserError when they do not fit.
-    """
-
-    summary: str
-    config: type[Any]
-    run: Callable[[Task, Any], Outcome]
+    def measure(self, statistic: Statistic, *notes: str) -> Outcome:
+        """Return the outcome of a statistic over the test images."""
+        return measure(
+            statistic,
+            self.images or tuple(range(len(self.test.labels))),
+            seed=self.seed,
+            resamples=self.resamples,
+            notes=(*self.notes, *notes),
+            counts=self.counts,
+            skipped=self.skipped,
+        )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int8, Int64
+from jaxtyping import Bool, Float32, Int8, Int64, UInt8
 
 from scenewise.types import Record, Skip
 
 Progress = Callable[[str, int, int | None], None]  # what is done, how many so far, how many in all if known
 Labels = Int64[np.ndarray, " images"] | Int8[np.ndarray, "images classes"]
 LabelledBoxes = tuple[Float32[np.ndarray, "boxes 4"], Int64[np.ndarray, " boxes"]]
+NOT_JUDGED = 255  # in a class map: pixels that are neither right nor wrong
 
 
 class Source(ABC):
@@ -58,6 +60,42 @@ class HasBoxes(Protocol):
 
     def boxes(self, index: int) -> LabelledBoxes:
         """Return the (n, 4) boxes `x1, y1, x2, y2` in pixels, right and bottom exclusive, and the class of each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """The labelled objects of an image.
+
+    boxes: (n, 4) `x1, y1, x2, y2` in pixels, right and bottom exclusive. classes: (n,) class numbers. ignored: (n,)
+    whether finding the object is neither rewarded nor punished (VOC's difficult objects, COCO's crowds). masks: (n, H,
+    W) pixels of each object, or None.
+    """
+
+    boxes: Float32[np.ndarray, "objects 4"]
+    classes: Int64[np.ndarray, " objects"]
+    ignored: Bool[np.ndarray, " objects"]
+    masks: Bool[np.ndarray, "objects height width"] | None = None
+
+
+@runtime_checkable
+class HasInstances(Protocol):
+    """A source that knows the objects of its images, and of some perhaps their masks."""
+
+    def with_boxes(self) -> Bool[np.ndarray, " images"]:
+        """Return which images somebody has looked at for objects (they may have none)."""
+        ...
+
+    def with_masks(self) -> Bool[np.ndarray, " images"]:
+        """Return which images have a mask of each of their objects."""
+        ...
+
+    def instances(self, index: int, *, masks: bool = False) -> Instances:
+        """Return the objects of an image that `with_boxes`; with `masks`, of one that `with_masks`."""
+        ...
+
+    def class_map(self, index: int) -> UInt8[np.ndarray, "height width"]:
+        """Return the class number + 1 of each pixel, 0 background, 255 not judged, of an image that `with_masks`."""
         ...
 
 

@@ -13,9 +13,10 @@ from scenewise.engine.config import build, read_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.plan import choose_device
 from scenewise.engine.run import open_with_display
-from scenewise.errors import UserError, unknown_name
+from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
-from scenewise.evaluate.run import PROTOCOLS, evaluate_backbone
+from scenewise.evaluate.exam import Exam
+from scenewise.evaluate.run import Options, choose_protocols, evaluate_exam
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.views.opencv import use_one_thread
 
@@ -28,6 +29,9 @@ def judge(
     protocols: Sequence[str] = ("knn", "linear"),
     size: int | None = None,
     limit: int | None = None,
+    options: Options | None = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
@@ -36,10 +40,11 @@ def judge(
 ) -> Evaluation:
     """Return the figures of `protocols` for a subject, learnt on `data`'s training split, tested on its test split.
 
-    `test_data`: what to test on instead. Raises UserError for wrong input, before any work.
+    `test_data`: what to test on instead. `options`, `epochs`, `iterations`: see `evaluate_exam`. Raises UserError for
+    wrong input, before any work.
     """
     display = display or Quiet()
-    check_protocols(protocols)
+    choose_protocols(protocols, options or {}, epochs=epochs, iterations=iterations)
     where = choose_device(device)
     use_one_thread()
     for spec in filter(None, (data, test_data)):
@@ -48,31 +53,23 @@ def judge(
     train, test = open_splits(data, test_data, display, reindex=reindex)
     notes = [*loaded.notes, *pool_notes(subject, test)]
     with display.bar(f"evaluating {subject}", None) as bar:
-        found = evaluate_backbone(
-            loaded.backbone,
-            train,
-            test,
-            protocols=protocols,
+        exam = Exam(
+            backbone=loaded.backbone,
+            train=train,
+            test=test,
             size=loaded.size,
             mean=loaded.mean,
             std=loaded.std,
-            subject=subject,
             seed=seed,
             limit=limit,
             device=torch.device(where),
             workers=workers,
             progress=lambda text, done, total: bar.update(done, total=total, text=text),
         )
+        found = evaluate_exam(
+            exam, protocols=protocols, options=options, epochs=epochs, iterations=iterations, subject=subject
+        )
     return dataclasses.replace(found, notes=(*notes, *found.notes))
-
-
-def check_protocols(names: Sequence[str]) -> None:
-    """Raise UserError for names that are no protocols, all at once, and for none."""
-    problems = [unknown_name("--protocol", name, PROTOCOLS) for name in names if name not in PROTOCOLS]
-    if not names:
-        problems.append(f"--protocol: name at least one of {', '.join(PROTOCOLS)}")
-    if problems:
-        raise UserError(*problems)
 
 
 def open_splits(data: str, test_data: str | None, display: Display, *, reindex: bool = False) -> tuple[Source, Source]:

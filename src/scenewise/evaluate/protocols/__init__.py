@@ -1,4 +1,4 @@
-"""The protocols: one file each, found by its name. A file defines `PROTOCOL`; that is all it takes to add one."""
+"""The protocols: one file each, found by its name (svm_lowshot.py is `svm-lowshot`). A file defines `PROTOCOL`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import pkgutil
 from collections.abc import Mapping
 
 from scenewise.errors import UserError, unknown_name
-from scenewise.evaluate.task import Protocol
+from scenewise.evaluate.protocol import Protocol
 
-NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+NAMES = tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
 def load_protocol(name: str) -> Protocol:
     """Return the protocol in the file of that name. UserError, with the nearest name, when there is none."""
     if name not in NAMES:
         raise UserError(unknown_name("protocol", name, NAMES))
-    protocol: Protocol = importlib.import_module(f"{__name__}.{name}").PROTOCOL
+    protocol: Protocol = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").PROTOCOL
     return protocol
 
 

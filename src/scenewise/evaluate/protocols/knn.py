@@ -11,7 +11,8 @@ from torch import Tensor
 from scenewise.errors import UserError
 from scenewise.evaluate.metrics import knn_votes
 from scenewise.evaluate.neighbours import nearest
-from scenewise.evaluate.task import Outcome, Part, Protocol, Task
+from scenewise.evaluate.protocol import Protocol, frozen
+from scenewise.evaluate.task import Outcome, Part, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +36,13 @@ def run(task: Task, config: Config) -> Outcome:
         )
     if not config.temperature > 0:
         raise UserError(f"knn.temperature: {config.temperature} must be above 0")
-    votes = multi_label_votes if task.multi_label else _single_label_votes
-    scores = votes(task.train, task.test.features, classes=len(task.classes), config=config)
-    return Outcome(task.figures(scores), (f"knn: k = {config.k}, temperature = {config.temperature:g}",), scores)
+    return task.outcome(votes(task, config), f"knn: k = {config.k}, temperature = {config.temperature:g}")
+
+
+def votes(task: Task, config: Config) -> Float64[Tensor, "queries classes"]:
+    """Return each test image's share of its neighbours' weights for each class (N, C)."""
+    vote = multi_label_votes if task.multi_label else _single_label_votes
+    return vote(task.train, task.test.features, classes=len(task.classes), config=config)
 
 
 def _single_label_votes(
@@ -65,4 +70,6 @@ def multi_label_votes(
     return scores
 
 
-PROTOCOL = Protocol("weighted vote of the 20 nearest training images by cosine; nothing is trained", Config, run)
+PROTOCOL = Protocol(
+    "weighted vote of the 20 nearest training images by cosine; nothing is trained", Config, frozen(run)
+)

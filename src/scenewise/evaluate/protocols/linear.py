@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
 from scenewise import keys
 from scenewise.errors import UserError
 from scenewise.evaluate.metrics import mean_average_precision
-from scenewise.evaluate.task import Outcome, Part, Protocol, Task
+from scenewise.evaluate.protocol import Protocol, frozen
+from scenewise.evaluate.task import Outcome, Part, Task
+from scenewise.evaluate.training import length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +35,8 @@ class Config:
     # L2-regularised L-BFGS solution (22.8 and 22.7); the best rates were 0.3 to 3.
     learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     weight_decays: tuple[float, ...] = (0.0, 1e-4, 1e-3)  # 0 is MoCo's and SimCLR's; few labels want more (measured)
-    steps: int = 1000  # at least (measured: 500 give the same mAP); see epochs
-    epochs: int = 20  # at least: 50,000 images take 3,920 steps
+    iterations: int | None = 1000  # at least (measured: 500 give the same mAP)
+    epochs: int | None = 20  # at least: 50,000 images take 3,920 iterations
     batch_size: int = 256  # MoCo, SwAV, MSF
     momentum: float = 0.9  # MoCo, SwAV, MSF
     held_out: float = 0.2  # of the training part, to choose the grid point on: ours
@@ -80,13 +82,17 @@ Point = tuple[float, float]  # learning rate, weight decay
 
 def run(task: Task, config: Config) -> Outcome:
     """Choose the settings within the training part, learn on all of it with them, score the test images once."""
+    return task.outcome(*probe(task, config))
+
+
+def probe(task: Task, config: Config) -> tuple[Float64[Tensor, "images classes"], str]:
+    """Return the test images' scores (N, C) and a sentence on the settings chosen."""
     grid = [(rate, decay) for decay in config.weight_decays for rate in config.learning_rates]
     if not grid:
         raise UserError("linear: learning_rates and weight_decays must each hold at least one value")
     point, note = choose(task.train, grid, len(task.classes), seed=task.seed, config=config)
     layers = fit(task.train, [point], len(task.classes), seed=task.seed, config=config)
-    scores = layers(task.test.features)[0].double()
-    return Outcome(task.figures(scores), (note,), scores)
+    return layers(task.test.features)[0].double(), note
 
 
 def choose(part: Part, grid: list[Point], classes: int, *, seed: int, config: Config) -> tuple[Point, str]:
@@ -155,7 +161,7 @@ def fit(part: Part, grid: list[Point], classes: int, *, seed: int, config: Confi
     rates = features.new_tensor([rate for rate, _ in grid]).repeat_interleave(classes)  # (points * C,)
     decays = features.new_tensor([decay for _, decay in grid]).repeat_interleave(classes)
     batch = min(config.batch_size, images)
-    steps = max(config.steps, config.epochs * math.ceil(images / batch))
+    steps = length(images, batch, epochs=config.epochs, iterations=config.iterations)
     for step, rows in enumerate(_batches(images, batch, steps, seed=seed)):
         rows = rows.to(features.device)
         inputs = features[rows]  # (B, G)
@@ -190,4 +196,6 @@ def _batches(images: int, batch: int, steps: int, *, seed: int) -> list[Int[Tens
     return batches[:steps]
 
 
-PROTOCOL = Protocol("a linear layer on the frozen features, its settings chosen within the training part", Config, run)
+PROTOCOL = Protocol(
+    "a linear layer on the frozen features, its settings chosen within the training part", Config, frozen(run)
+)
