@@ -390,3 +390,5 @@ def test_what_is_asked_for_and_comes_to_nothing_is_told() -> None:
     assert unused_objects(Scene(), "a.arrow", objects, shared) == []
     assert "random boxes" in unused_objects(Scene(), None, objects, shared)[0]
     assert "learns nothing" in unused_objects(Overlap(), "a.arrow", two, dual)[0]
+    assert unused_objects(Overlap(instances=4), "a.arrow", objects, shared) == []
+    assert "crops.instances has no effect" in unused_objects(Overlap(instances=2), "a.arrow", objects, shared)[0]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from scenewise.backbones import create_backbone, load_backbone
 from scenewise.engine.checkpoints import load_checkpoint
 from scenewise.engine.config import build, read_yaml
-from scenewise.engine.display import Quiet
+from scenewise.engine.display import Bar, Quiet
 from scenewise.engine.loop import Loop
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import Interrupted, UserError
@@ -173,9 +174,20 @@ def test_a_run_that_died_between_checkpoints_goes_back_to_the_last(
     assert lines(resumed.folder) == lines(reference.folder)
 
 
-def test_resume_of_a_finished_run_changes_nothing(train: Train, reference: Run, tmp_path: Path) -> None:
+def test_resume_of_a_finished_run_changes_nothing_and_says_so(
+    settings: Callable[..., Any], reference: Run, tmp_path: Path
+) -> None:
+    class Titled(Quiet):
+        title = ""
+
+        def bar(self, task: str, total: int | None) -> AbstractContextManager[Bar]:
+            self.title = task
+            return super().bar(task, total)
+
+    display = Titled()
     shutil.copytree(reference.folder, tmp_path / "run")
-    assert_same(reference, train(tmp_path / "run", resume=True))
+    assert_same(reference, pretrain_run(settings(), tmp_path / "run", resume=True, display=display))
+    assert display.title.endswith("all steps are done already")
 
 
 def test_resume_with_nothing_to_resume_starts_and_says_so(

@@ -175,7 +175,7 @@ def test_two_subjects_are_compared_on_the_same_images(backbone, make_source):
     figure = differences(good, blind)["knn"]["top1"]
     assert figure.value == pytest.approx(good.protocols["knn"]["top1"].value - blind.protocols["knn"]["top1"].value)
     assert 0 < figure.low <= figure.value <= figure.high
-    with pytest.raises(UserError, match="not tested on the same images"):
+    with pytest.raises(UserError, match="not tested by knn on the same images"):
         differences(good, evaluate(backbone, train, make_source("other"), protocols=("knn",)))
 
 

@@ -67,7 +67,8 @@ def test_object_crops_are_recommended_when_they_halve_the_missed_pairs() -> None
 def test_a_policy_that_mostly_falls_back_is_not_recommended() -> None:
     missed = {**AWARE.missed, "overlap": 0.0}
     fallbacks = {**AWARE.fallbacks, "overlap": 0.9}
-    assert recommend(dataclasses.replace(AWARE, missed=missed, fallbacks=fallbacks)).crops == "object"
+    use = recommend(dataclasses.replace(AWARE, missed=missed, fallbacks=fallbacks))
+    assert use.crops == "object" and any("overlap left out: most photos lack" in reason for reason in use.reasons)
     fallbacks |= {"object": 0.8}
     use = recommend(dataclasses.replace(AWARE, missed=missed, fallbacks=fallbacks))
     assert use.crops == "scene"

@@ -158,7 +158,9 @@ class Loop:
                 self.save()
             with (
                 Signals(patient=world_size() > 1) as signals,
-                self.display.bar(f"pre-training {self.plan.config.method}", schedule.steps) as bar,
+                self.display.bar(
+                    _title(self.plan.config.method, done=self.state.step >= schedule.steps), schedule.steps
+                ) as bar,
             ):
                 self._steps(iter(loader), log, bar, signals, probe)
 
@@ -357,6 +359,10 @@ def check_skipped(plan: Plan, count: int, example: Skip) -> None:
             f"{plan.config.data.max_skipped} allows; the last: {example.key} ({example.reason}).\n"
             "All are named in skipped.csv. Mend or remove them, or raise data.max_skipped"
         )
+
+
+def _title(method: str, *, done: bool) -> str:
+    return f"{method}: all steps are done already" if done else f"pre-training {method}"
 
 
 def _words(line: Mapping[str, Any]) -> str:

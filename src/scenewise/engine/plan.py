@@ -19,17 +19,20 @@ from scenewise.engine.one_pixel import widen_one_pixel
 from scenewise.engine.optim import peak_learning_rate
 from scenewise.engine.processes import local_world
 from scenewise.engine.proposed import choose_crops
-from scenewise.errors import UserError
+from scenewise.errors import UserError, unknown_name
 from scenewise.methods import method_class
 from scenewise.methods.base import Method
 from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
 from scenewise.parts.synchronised import synchronise_batchnorm
 from scenewise.sources import Source
+from scenewise.views.instances import instance_count
 from scenewise.views.loading import Proposals
+from scenewise.views.overlap import Overlap
 from scenewise.views.policies import policy_name
 from scenewise.views.regions import RegionPolicy
 from scenewise.views.slots import Slot, scale_slots
 
+DEVICES = ("cpu", "cuda", "auto")
 DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
 GROUP = 32  # images that share batch statistics: MoCo's 256 images on 8 GPUs
 
@@ -50,7 +53,9 @@ class Plan:
 
 
 def choose_device(asked: str) -> Literal["cpu", "cuda"]:
-    """Return cpu or cuda; raises UserError when a GPU is asked for and there is none."""
+    """Return cpu or cuda; raises UserError for another name, and when a GPU is asked for and there is none."""
+    if asked not in DEVICES:
+        raise UserError(unknown_name("device", asked, DEVICES))
     if asked == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device: 'cuda' was asked for, but torch sees no GPU here; use cpu or auto")
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
@@ -156,6 +161,9 @@ def unused_objects(crops: RegionPolicy, proposals: str | None, slots: Mapping[st
         notes.append(f"data.proposals has no effect: crops {name!r} look at none; add --crops object, or overlap")
     if proposals is None and instances:
         notes.append("there are no proposals: all instances are random boxes; add --proposals auto")
+    count = instance_count(slots)
+    if count and isinstance(crops, Overlap) and crops.instances not in (count, Overlap().instances):
+        notes.append(f"crops.instances has no effect: the method shows {count} instances (method.instances)")
     if getattr(config, "heads", "shared") == "dual" and not name.startswith("object"):
         notes.append(f"method.heads=dual: crops {name!r} give no views of objects, so one head learns nothing")
     return notes

@@ -123,14 +123,20 @@ def choose_crops(facts: Facts) -> tuple[str, str]:
     if not measured:
         listed = " and ".join(possible)
         return "scene", f"crops scene: {said}, but for {listed} most photos lack (large enough) objects"
+    left = [
+        f"{name} left out: most photos lack (large enough) objects for it" for name in possible if name not in measured
+    ]
     best = min(measured, key=lambda name: measured[name])
     if measured[best] > HALVED * scene:
         return "scene", (
             f"crops scene: {said}, and object-aware crops by these proposals do not halve that (best: {best}, "
-            f"{measured[best]:.0%})"
+            f"{measured[best]:.0%}{''.join('; ' + each for each in left)})"
         )
     paper = "UniVIP" if best == "overlap" else "object-aware cropping"
-    return best, f"crops {best} ({paper}): {said}, with these in {measured[best]:.0%}"
+    return (
+        best,
+        f"crops {best} ({paper}): {said}, with these in {measured[best]:.0%}{''.join('; ' + each for each in left)}",
+    )
 
 
 def choose_method(facts: Facts, *, size: int, crops: str) -> tuple[str, str]:
