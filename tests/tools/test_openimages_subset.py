@@ -122,3 +122,29 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     assert (tmp_path / "list.csv").read_text() == "mine"
     file, classes = tables(tmp_path)
     write_subset(file, classes, out=tmp_path / "list.csv", class_images=2, overwrite=True)
+
+
+def test_a_test_list_asks_for_the_classes_of_its_training_list(tmp_path: Path) -> None:
+    file, classes = tables(tmp_path)
+    write_subset(file, classes, out=tmp_path / "list.csv", class_images=2)
+    (tmp_path / "test").mkdir()
+    others = [
+        ("x", "/m/01yrx"),
+        ("x", "/m/0bt9lr"),
+        ("x", "/m/0c9ph5"),
+        ("y", "/m/0c9ph5"),
+        ("y", "/m/01yrx"),
+        ("z", "/m/0bt9lr"),
+    ]
+    boxes, _ = tables(tmp_path / "test", [*others])
+    made = write_subset(boxes, classes, out=tmp_path / "test.csv", split="test", classes_of=tmp_path / "list.csv")
+    assert (tmp_path / "test.csv").read_text() == "image,labels\ntest/x.jpg,Cat;Dog\n"
+    assert made.classes == ("Cat", "Dog")
+    boxes, _ = tables(tmp_path / "test", [("x", "/m/01yrx"), ("y", "/m/0bt9lr")])
+    with pytest.raises(UserError, match="has no images of 2 or more classes with 1 or more images each"):
+        write_subset(boxes, classes, out=tmp_path / "more.csv", classes_of=tmp_path / "list.csv")
+    (tmp_path / "foreign.csv").write_text("image,labels\na.jpg,Unicorn;Cat\n")
+    with pytest.raises(UserError, match="names 'Unicorn', which is not among the 4 classes"):
+        write_subset(boxes, classes, out=tmp_path / "more.csv", classes_of=tmp_path / "foreign.csv")
+    with pytest.raises(UserError, match=r"--classes-of: .*nowhere\.csv is no list"):
+        write_subset(boxes, classes, out=tmp_path / "more.csv", classes_of=tmp_path / "nowhere.csv")

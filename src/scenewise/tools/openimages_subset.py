@@ -19,6 +19,7 @@ import pyarrow.csv
 from jaxtyping import Bool, Int
 
 from scenewise import keys
+from scenewise.backbones.weights import write_atomically
 from scenewise.errors import UserError
 from scenewise.sources.openimages_csv import read_classes
 
@@ -43,7 +44,8 @@ def write_subset(
     *,
     out: str | Path,
     split: str = "train",
-    class_images: int = CLASS_IMAGES,
+    classes_of: str | Path | None = None,
+    class_images: int | None = None,
     image_classes: int = IMAGE_CLASSES,
     limit: int = LIMIT,
     seed: int = 0,
@@ -53,14 +55,20 @@ def write_subset(
 
     boxes, classes: `oidv6-train-annotations-bbox.csv` and `class-descriptions-boxable.csv` as published; boxes around
     groups and of depictions count, as they do for the source `openimages:`. An image is `SPLIT/ID.jpg`, in the order of
-    the ids; labels are names of classes, split by `;`. Raises UserError where a table cannot be read, nothing is left,
-    or `out` exists.
+    the ids; labels are names of classes, split by `;`. classes_of: a list written before, whose classes alone count: so
+    a test list asks what its training list teaches. class_images: 900 by default, 1 with `classes_of`. Raises UserError
+    where a table cannot be read, nothing is left, a class of the other list is, or `out` exists.
     """
     out = Path(out)
     if out.exists() and not overwrite:
         raise UserError(f"--out: {str(out)!r} exists; name another file or replace it with --overwrite")
     names = read_classes(Path(classes))
     ids, image_of, class_of = _read_pairs(Path(boxes), names)
+    if classes_of is not None:
+        asked = np.isin(class_of, _numbers_of(Path(classes_of), names))
+        image_of, class_of = image_of[asked], class_of[asked]
+    if class_images is None:
+        class_images = CLASS_IMAGES if classes_of is None else 1
     kept = hard_images(
         image_of, class_of, class_images=class_images, image_classes=image_classes, limit=limit, seed=seed
     )
@@ -78,10 +86,33 @@ def write_subset(
     table.writerows([f"{split}/{ids[image]}.jpg", ";".join(found)] for image, found in labels.items())
     content = text.getvalue().encode()
     digest = hashlib.sha256(content).hexdigest()
-    out.write_bytes(content)
-    out.with_name(f"{out.name}.sha256").write_text(f"{digest}  {out.name}\n", encoding="utf-8")
     left = tuple(titles[number] for number in np.unique(class_of[kept]))
+    if classes_of is not None and len(left) < len(_classes_in(Path(classes_of))):
+        missing = sorted(_classes_in(Path(classes_of)) - set(left))
+        raise UserError(
+            f"data: {boxes} has no photo of {image_classes} or more classes for {len(missing)} classes of {classes_of} "
+            f"({', '.join(missing[:10])}); lower --image-classes"
+        )
+    write_atomically(out, content)
+    write_atomically(out.with_name(f"{out.name}.sha256"), f"{digest}  {out.name}\n".encode())
     return Subset(file=out, images=len(labels), classes=left, sha256=digest)
+
+
+def _classes_in(file: Path) -> set[str]:
+    """Return the names of the classes of a list; UserError where it is none."""
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            return {name for row in csv.DictReader(stream) for name in row["labels"].split(";")}
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, csv.Error) as error:
+        raise UserError(f"--classes-of: {file} is no list of this kind (header image,labels): {error!r}") from None
+
+
+def _numbers_of(file: Path, names: dict[str, str]) -> np.ndarray:
+    titles = list(names.values())
+    wanted = _classes_in(file)
+    if unknown := sorted(wanted - set(titles)):
+        raise UserError(f"--classes-of: {file} names {unknown[0]!r}, which is not among the {len(titles)} classes")
+    return np.array([number for number, title in enumerate(titles) if title in wanted], np.int64)
 
 
 def hard_images(
