@@ -17,7 +17,11 @@ from PIL import Image
 
 from scenewise import api, cli
 from scenewise.backbones import load_subject
-from scenewise.errors import Interrupted
+from scenewise.engine.config import flat_settings
+from scenewise.errors import Interrupted, UserError
+from scenewise.evaluate.protocols import load_protocol
+from scenewise.evaluate.run import choose_protocols
+from scenewise.tools.judge import protocol_options
 
 TINY = ["--backbone", "test_resnet", "--size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 TINY += ["--precision", "32", "--device", "cpu", "--set", "engine.threads=1", "--set", "engine.tensorboard=false"]
@@ -29,9 +33,11 @@ COMMANDS = (
     "inspect",
     "pretrain",
     "evaluate",
+    "compare",
     "embed",
     "export",
     "methods",
+    "protocols",
     "recipes",
     "backbones",
 )
@@ -45,6 +51,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(16):
         pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / ("deeper" if number % 2 else ".") / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with train.csv and test.csv over its eight images of two classes."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for number in range(8):
+        Image.new("RGB", (40, 48), (30 * number, 90, 200)).save(folder / f"{number}.png")
+    for part, numbers in {"train": range(4), "test": range(4, 8)}.items():
+        rows = [f"{number}.png,{'odd' if number % 2 else 'even'}" for number in numbers]
+        (folder / f"{part}.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
     return folder
 
 
@@ -64,7 +82,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert status == 2, captured.err
     assert captured.out == ""
     assert "Traceback" not in captured.err
-    assert len(captured.err.splitlines()) <= 3
+    assert len([line for line in captured.err.splitlines() if not line.endswith(" ...")]) <= 3  # a bar's line aside
     return captured.err
 
 
@@ -73,7 +91,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert cli.run([command, "--help"]) == 0
     said = capsys.readouterr().out
     assert "Usage: scenewise" in said
-    if command not in ("methods", "recipes", "backbones"):
+    if command not in ("methods", "backbones"):
         assert "Example" in said
 
 
@@ -87,7 +105,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_and_version_need_no_heavy_library() -> None:
     code = (
-        "import sys; from scenewise import cli; cli.run(['pretrain', '--help']); "
+        "import sys; from scenewise import cli; cli.run(['pretrain', '--help']); cli.run(['evaluate', '--help']); "
         "sys.exit(', '.join({'torch', 'cv2', 'pyarrow', 'timm', 'lightning'} & sys.modules.keys()) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -95,7 +113,12 @@ def test_help_and_version_need_no_heavy_library() -> None:
 
 
 def test_lists_are_one_line_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, expected in (("methods", "mls"), ("recipes", "mls-coco-400"), ("backbones", "resnet50")):
+    for command, expected in (
+        ("methods", "mls"),
+        ("protocols", "knn"),
+        ("recipes", "mls-coco-400"),
+        ("backbones", "resnet50"),
+    ):
         assert cli.run([command]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert any(line.split()[0] == expected for line in lines), lines
@@ -229,6 +252,107 @@ def test_evaluate_prints_a_table_and_writes_json(run: Path, tmp_path: Path, caps
     assert content["counts"]["test_images"] <= 40
 
 
+def test_compare_prints_a_table_and_sentences_and_writes_json_and_a_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, html = tmp_path / "figures.json", tmp_path / "page.html"
+    arguments = ["--data", "synthetic:60", "--protocol", "knn", "--limit", "40", "--size", "32"]
+    arguments += ["--set", "knn.k=5", "knn.temperature=0.1", "--json", str(file), "--html", str(html)]
+    assert cli.run(["compare", "random:test_resnet", str(run), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "| subject | knn mAP (%) |" in printed
+    assert f"{run} is" in printed
+    assert "knn: k = 5, temperature = 0.1" in printed
+    content: dict[str, Any] = json.loads(file.read_text())
+    assert [subject["subject"] for subject in content["subjects"]] == ["random:test_resnet", str(run)]
+    assert all(subject.keys() == {"subject", "data", "protocols", "counts", "notes"} for subject in content["subjects"])
+    assert all((item["first"], item["second"]) == (str(run), "random:test_resnet") for item in content["differences"])
+    assert "knn AP/star" in html.read_text()
+    assert "exists" in refused(capsys, "compare", "random:test_resnet", str(run), *arguments)
+
+
+def test_compare_needs_every_subject_unless_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["--data", "synthetic:60", "--protocol", "knn", "--size", "32"]
+    absent = [str(tmp_path / "one"), str(tmp_path / "two")]
+    said = refused(capsys, "compare", "random:test_resnet", *absent, *common)
+    assert all(f"{name}: subject:" in said for name in absent)
+    assert cli.run(["compare", "random:test_resnet", *absent, *common, "--skip-missing"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"left out: {name}: " in printed for name in absent)
+
+
+def test_protocols_are_listed_with_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["protocols", "--settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  knn.k=20" in lines
+    assert any(line.startswith("  linear.iterations=") for line in lines)
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert ", ".join(names) == cli.PROTOCOL_NAMES
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    assert [name for name in names if f"| `{name}` |" not in page] == []
+    given = [line.strip() for line in lines if line.startswith(" ")]
+    options = protocol_options(flat_settings(given))
+    for name, (_, config) in choose_protocols(names, options).protocols.items():
+        assert config == load_protocol(name).config(), name  # each line sets what is there
+
+
+EVALUATE_BAD = {
+    "unknown protocol": (["--protocol", "knnn"], "Did you mean 'knn'?"),
+    "no protocol": (["--protocol", ","], "none is named"),
+    "k larger than the bank": (["--protocol", "knn", "--set", "knn.k=41"], "knn.k: 41 is not possible with 40"),
+    "unknown setting": (["--protocol", "knn", "--set", "knn.kk=3"], "Did you mean 'k'?"),
+    "setting of an unknown protocol": (["--protocol", "knn", "--set", "kn.k=3"], "Did you mean 'knn'?"),
+    "setting of a protocol that is not run": (["--protocol", "knn", "--set", "linear.epochs=3"], "is not run"),
+    "setting without a protocol": (["--protocol", "knn", "--set", "k=3"], "PROTOCOL.SETTING=VALUE"),
+    "setting without a value": (["--protocol", "knn", "--set", "knn.k"], "write name=value"),
+    "setting of a wrong type": (["--protocol", "knn", "--set", "knn.k=many"], "knn.k:"),
+    "epochs and iterations": (["--protocol", "linear", "--epochs", "2", "--iterations", "3"], "give one of them"),
+    "no epoch": (["--protocol", "linear", "--epochs", "0"], "(given: '0')"),
+    "one image": (["--limit", "1"], "--limit"),
+    "data without labels": (["--data", "{labelled}", "--test-data", "{photos}"], "has no labels"),
+    "data without boxes": (
+        ["--data", "csv:{labelled}/train.csv", "--test-data", "csv:{labelled}/test.csv", "--protocol", "knn,detect"],
+        "has no labelled boxes; use voc:",
+    ),
+    "the same images twice": (
+        ["--data", "csv:{labelled}/test.csv", "--test-data", "csv:{labelled}/test.csv"],
+        "holds the images that are learnt from",
+    ),
+    "unknown device": (["--device", "gpu"], "Did you mean 'cpu'?"),
+}
+
+
+@pytest.mark.parametrize("case", EVALUATE_BAD)
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_what_evaluate_and_compare_refuse(
+    command: str, case: str, photos: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = EVALUATE_BAD[case]
+    given = [argument.format(photos=photos, labelled=labelled) for argument in arguments]
+    subjects = ["random:test_resnet", "random:test_vit"][: 1 if command == "evaluate" else 2]
+    defaults = {"--data": "synthetic:60", "--size": "32", "--limit": "40", "--device": "cpu"}
+    usual = [word for name, value in defaults.items() if name not in given for word in (name, value)]
+    said = refused(capsys, command, *subjects, *usual, *given)
+    assert message in said
+    assert len(re.findall("^scenewise:", said, re.MULTILINE)) <= 2
+
+
+def test_the_length_reaches_what_is_trained(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def stop(*_: object, **given: Any) -> None:
+        seen.append(given)
+        raise UserError("seen")
+
+    monkeypatch.setattr(api, "judge", stop)
+    refused(capsys, "evaluate", str(run), "--data", "synthetic:60", "--iterations", "7", "--set", "linear.momentum=0.5")
+    assert seen[0]["iterations"] == 7
+    assert seen[0]["epochs"] is None
+    assert seen[0]["options"] == {"linear": {"momentum": 0.5}}
+
+
 def test_evaluate_refuses_names_before_it_reads_data(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,8 +420,8 @@ def test_a_fault_of_ours_shows_where_it_is(
 
 
 def test_one_set_carries_several_settings() -> None:
-    given = ["pretrain", "DATA", "--set", "method.k=10", "method.weight=0.1", "seed=3", "--out", "a.b=c"]
-    one_each = ["--set", "method.k=10", "--set", "method.weight=0.1", "--set", "seed=3"]
+    given = ["pretrain", "DATA", "--set", "method.k=10", "svm-lowshot.k=[1]", "seed=3", "--out", "a.b=c"]
+    one_each = ["--set", "method.k=10", "--set", "svm-lowshot.k=[1]", "--set", "seed=3"]
     expected = ["pretrain", "DATA", *one_each, "--out", "a.b=c"]
     assert cli._repeat_set(given) == expected
     assert cli._repeat_set(["--set", "a.b=1", "DATA"]) == ["--set", "a.b=1", "DATA"]
@@ -308,6 +432,7 @@ def test_one_set_carries_several_settings() -> None:
     "command",
     [
         ["evaluate", "random:test_resnet", "--data", "synthetic:60"],
+        ["compare", "random:test_resnet", "random:test_vit", "--data", "synthetic:60"],
         ["audit", "synthetic:20"],
         ["propose", "synthetic:20", "--generator", "grid", "--out", "proposals.arrow"],
     ],

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scenewise.api import audit, demo, embed, evaluate, export, inspect, load_backbone, pretrain, propose
+    from scenewise.api import audit, compare, demo, embed, evaluate, export, inspect, load_backbone, pretrain, propose
     from scenewise.errors import UserError
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __all__ = [
     "UserError",
     "__version__",
     "audit",
+    "compare",
     "demo",
     "embed",
     "evaluate",

@@ -11,21 +11,22 @@ from scenewise.backbones import load_backbone as _load_backbone
 from scenewise.engine.config import assign, build, merge, read_yaml
 from scenewise.engine.display import Display
 from scenewise.engine.folder import CONFIG, LAST, writing
+from scenewise.engine.plan import choose_device
 from scenewise.engine.processes import started_rank
 from scenewise.engine.proposing import Made
 from scenewise.engine.run import AUTO_GENERATOR, Run, pretrain_run
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.proposals import kept
-from scenewise.proposals.selective_search import WORKING_SIZE
 from scenewise.recipes import recipe_tree
 from scenewise.tools.audit import LIMIT, audit_data
 from scenewise.tools.audit_figures import Audit
+from scenewise.tools.compare import Comparison, compare_subjects
 from scenewise.tools.demo import run_demo
 from scenewise.tools.embed import embed_data
 from scenewise.tools.export import export as _export
 from scenewise.tools.inspect import COUNT, inspect_data, run_tree
-from scenewise.tools.judge import judge
+from scenewise.tools.judge import Terms, judge, protocol_options
 from scenewise.tools.propose import propose_data
 from scenewise.tools.report import report_run
 
@@ -147,8 +148,8 @@ def propose(
     workers: int | None = None,
     bing_model: str | Path | None = None,
     like: str | Path | None = None,
-    mode: str = "light",
-    working_size: int = WORKING_SIZE,
+    mode: str | None = None,
+    working_size: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reindex: bool = False,
@@ -262,19 +263,28 @@ def evaluate(
     protocol: str | Sequence[str] = ("knn", "linear"),
     size: int | None = None,
     limit: int | None = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
     reindex: bool = False,
     display: Display | None = None,
 ) -> Evaluation:
-    """Evaluate a subject on labelled data (`scenewise evaluate`); `.to_json()` gives the command's JSON."""
-    protocols = protocol.split(",") if isinstance(protocol, str) else protocol
+    """Evaluate a subject on labelled data (`scenewise evaluate`); `.to_json()` gives the command's JSON.
+
+    `epochs` or `iterations`: the length of every protocol that trains by gradient. `settings` reaches every setting of
+    a protocol by its dotted name, as `--set` does: `{"knn.k": 200}` (`scenewise protocols --settings` lists them).
+    """
     return judge(
         str(subject),
         data,
         test_data=test_data,
-        protocols=[name.strip() for name in protocols],
+        protocols=_names(protocol),
+        options=protocol_options(settings or {}),
+        epochs=epochs,
+        iterations=iterations,
         size=size,
         limit=limit,
         seed=seed,
@@ -283,6 +293,63 @@ def evaluate(
         reindex=reindex,
         display=display,
     )
+
+
+def compare(
+    subjects: Sequence[str | Path],
+    *,
+    data: str,
+    test_data: str | None = None,
+    protocol: str | Sequence[str] = ("knn", "linear"),
+    against: str | Path | None = None,
+    skip_missing: bool = False,
+    html: str | Path | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Comparison:
+    """Evaluate several subjects alike (`scenewise compare`); `.to_json()` gives the command's JSON.
+
+    `against`: the subject that the others are compared to, the first by default. `skip_missing`: leave out subjects
+    whose weights are not on this machine. `epochs`, `iterations`, `settings`: as of `evaluate`.
+    """
+    terms = Terms(
+        protocols=_names(protocol),
+        options=protocol_options(settings or {}),
+        epochs=epochs,
+        iterations=iterations,
+        size=size,
+        limit=limit,
+        seed=seed,
+        device=choose_device(device),
+        workers=workers,
+    )
+    return compare_subjects(
+        [str(subject) for subject in subjects],
+        data,
+        terms,
+        test_data=test_data,
+        against=None if against is None else str(against),
+        skip_missing=skip_missing,
+        html=None if html is None else Path(html),
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+
+
+def _names(protocol: str | Sequence[str]) -> list[str]:
+    """Return the protocols' names, which may be one text with commas between."""
+    names = protocol.split(",") if isinstance(protocol, str) else protocol
+    return [name.strip() for name in names if name.strip()]
 
 
 def embed(

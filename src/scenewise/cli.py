@@ -27,7 +27,15 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # click's UsageError, from where
 # seconds: of several processes the first speaks; when it dies for the same reason, torchrun ends the others
 OTHERS_WAIT = 10.0
 MAIN_PROCESS = os.getpid()
-_SETTING = re.compile(r"(seed|[a-z]+\.[a-z_]+)=")  # a dotted name and a value, as --set takes it
+_SETTING = re.compile(r"(seed|[a-z][a-z0-9-]*\.[a-z0-9_]+)=")  # a dotted name and a value, as --set takes it
+# the files are the registry; to list them needs none of the libraries they import
+PROTOCOL_NAMES = ", ".join(
+    sorted(
+        path.stem.replace("_", "-")
+        for path in (Path(__file__).parent / "evaluate" / "protocols").glob("*.py")
+        if path.stem != "__init__"
+    )
+)
 REPORT_BUG = "this is a fault in Scenewise, not in your input; please report it with the lines above"
 
 app = typer.Typer(
@@ -50,6 +58,23 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="processes that read images")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+LabelledOption = Annotated[
+    str, typer.Option(help="labelled images to learn from (and to test on, where they have splits)")
+]
+TestDataOption = Annotated[str | None, typer.Option(help="labelled images to test on")]
+ProtocolOption = Annotated[str, typer.Option(help=f"names with commas between: {PROTOCOL_NAMES}")]
+SizeOption = Annotated[int | None, typer.Option(min=16, help="pixels; the subject's own by default")]
+LimitOption = Annotated[int | None, typer.Option(min=2, help="images of each split, drawn by the seed")]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="length of every protocol that trains by gradient")]
+IterationsOption = Annotated[int | None, typer.Option(min=1, help="the same, in steps")]
+ProtocolSettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PROTOCOL.SETTING=VALUE",
+        help="for example knn.k=200; `scenewise protocols --settings` lists them",
+    ),
+]
 ReindexOption = Annotated[
     bool, typer.Option("--reindex", help="walk the folder anew instead of using the cached index")
 ]
@@ -283,10 +308,13 @@ def propose(
     workers: Annotated[int | None, typer.Option(min=0, help="processes (one a core)")] = None,
     bing_model: Annotated[Path | None, typer.Option(help="folder of BING's model, for bing")] = None,
     like: Annotated[Path | None, typer.Option(help="proposal file whose box sizes are taken, for random")] = None,
-    mode: Annotated[str, typer.Option(help="of selective-search: light, fast, quality or single")] = "light",
+    mode: Annotated[
+        str | None, typer.Option(help="of selective-search: light, fast, quality or single (light)")
+    ] = None,
     working_size: Annotated[
-        int, typer.Option(min=0, help="of selective-search: pixels of the shorter side, 0 for the full photo")
-    ] = 224,
+        int | None,
+        typer.Option(min=0, help="of selective-search: pixels of the shorter side, 0 for the full photo (224)"),
+    ] = None,
     json_file: JsonOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where it was interrupted")] = False,
     overwrite: OverwriteOption = False,
@@ -324,15 +352,20 @@ def propose(
 
 @app.command(
     epilog="Examples: scenewise evaluate RUN --data voc:ROOT --protocol knn,linear --json figures.json | "
-    "scenewise evaluate random:resnet18 --data csv:TRAIN.csv --test-data csv:TEST.csv --size 112"
+    "scenewise evaluate random:resnet18 --data csv:TRAIN.csv --test-data csv:TEST.csv --size 112 | "
+    "scenewise evaluate RUN --data voc:ROOT --protocol knn --set knn.k=200 knn.temperature=0.1 | "
+    "scenewise evaluate RUN --data voc:ROOT --protocol linear --epochs 100"
 )
 def evaluate(
     subject: SubjectArgument,
-    data: Annotated[str, typer.Option(help="labelled images to learn from (and to test on, where they have splits)")],
-    test_data: Annotated[str | None, typer.Option(help="labelled images to test on")] = None,
-    protocol: Annotated[str, typer.Option(help="names with commas between")] = "knn,linear",
-    size: Annotated[int | None, typer.Option(min=16, help="pixels; the subject's own by default")] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="images of each split, drawn by the seed")] = None,
+    data: LabelledOption,
+    test_data: TestDataOption = None,
+    protocol: ProtocolOption = "knn,linear",
+    size: SizeOption = None,
+    limit: LimitOption = None,
+    epochs: EpochsOption = None,
+    iterations: IterationsOption = None,
+    settings: ProtocolSettingsOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "auto",
     workers: WorkersOption = 0,
@@ -342,6 +375,7 @@ def evaluate(
 ) -> None:
     """Say what a backbone is worth on labelled images."""
     from scenewise import api
+    from scenewise.engine.config import flat_settings
     from scenewise.engine.display import terminal
 
     _check_json(json_file, overwrite=overwrite)
@@ -352,6 +386,9 @@ def evaluate(
         protocol=protocol,
         size=size,
         limit=limit,
+        epochs=epochs,
+        iterations=iterations,
+        settings=flat_settings(settings or []),
         seed=seed,
         device=device,
         workers=workers,
@@ -359,7 +396,69 @@ def evaluate(
         display=terminal(),
     )
     typer.echo(result.to_markdown())
-    typer.echo(result.to_markdown(per_class=True))
+    if result.rows(per_class=True):
+        typer.echo(result.to_markdown(per_class=True))
+    _write_json(json_file, result.to_json())
+
+
+@app.command(
+    epilog="Examples: scenewise compare random:resnet18 RUN --data voc:ROOT --html comparison.html | "
+    "scenewise compare RUN OTHER timm:resnet50 --data csv:TRAIN.csv --test-data csv:TEST.csv --size 224 "
+    "--against OTHER --skip-missing --json comparison.json"
+)
+def compare(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(help="two or more, each a run folder, a weights file, random:NAME, timm:NAME, torchvision:NAME"),
+    ],
+    data: LabelledOption,
+    test_data: TestDataOption = None,
+    protocol: ProtocolOption = "knn,linear",
+    against: Annotated[str | None, typer.Option(help="the subject that the others are compared to (the first)")] = None,
+    skip_missing: Annotated[
+        bool,
+        typer.Option("--skip-missing", help="leave out subjects whose weights are not on this machine, and say so"),
+    ] = False,
+    size: Annotated[int | None, typer.Option(min=16, help="pixels, of all; each subject's own by default")] = None,
+    limit: LimitOption = None,
+    epochs: EpochsOption = None,
+    iterations: IterationsOption = None,
+    settings: ProtocolSettingsOption = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = 0,
+    html: Annotated[Path | None, typer.Option(help="also write one self-contained page")] = None,
+    json_file: JsonOption = None,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Evaluate several subjects alike and say which is better: one table, paired differences, plain sentences."""
+    from scenewise import api
+    from scenewise.engine.config import flat_settings
+    from scenewise.engine.display import terminal
+
+    _check_json(json_file, overwrite=overwrite, others=[html])
+    result = api.compare(
+        subjects,
+        data=data,
+        test_data=test_data,
+        protocol=protocol,
+        against=against,
+        skip_missing=skip_missing,
+        html=html,
+        size=size,
+        limit=limit,
+        epochs=epochs,
+        iterations=iterations,
+        settings=flat_settings(settings or []),
+        seed=seed,
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=terminal(),
+    )
+    typer.echo(result.to_markdown())
     _write_json(json_file, result.to_json())
 
 
@@ -408,6 +507,43 @@ def export(
     typer.echo(api.export(subject, format=format, out=out, overwrite=overwrite))
 
 
+@app.command(
+    epilog="Examples: scenewise openimages-list OI/oidv6-train-annotations-bbox.csv "
+    "OI/class-descriptions-boxable.csv --out ohms.csv | scenewise openimages-list OI/test-annotations-bbox.csv "
+    "OI/class-descriptions-boxable.csv --split test --classes-of ohms.csv --out ohms-test.csv"
+)
+def openimages_list(
+    boxes: Annotated[Path, typer.Argument(help="Open Images' table of boxes of one split")],
+    classes: Annotated[Path, typer.Argument(help="its table of classes, class-descriptions-boxable.csv")],
+    out: Annotated[Path, typer.Option(help="the list to write, for csv:LIST?root=OPENIMAGES")],
+    split: Annotated[str, typer.Option(help="folder of the images below the root")] = "train",
+    classes_of: Annotated[Path | None, typer.Option(help="a list written before: only its classes count")] = None,
+    class_images: Annotated[
+        int | None, typer.Option(min=1, help="photos a class has at least (900; 1 with --classes-of)")
+    ] = None,
+    image_classes: Annotated[int, typer.Option(min=1, help="classes a photo has at least")] = 2,
+    limit: Annotated[int, typer.Option(min=1, help="photos at most, drawn by the seed")] = 212_753,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """List Open Images' photos of several classes by the rules of OAC's hard subset, with the list's hash."""
+    from scenewise.tools.openimages_subset import write_subset
+
+    made = write_subset(
+        boxes,
+        classes,
+        out=out,
+        split=split,
+        classes_of=classes_of,
+        class_images=class_images,
+        image_classes=image_classes,
+        limit=limit,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{made.images:,} photos of {len(made.classes)} classes in {made.file}, sha256 {made.sha256}")
+
+
 @app.command()
 def methods() -> None:
     """List the methods."""
@@ -418,6 +554,19 @@ def methods() -> None:
         config = kind.Config()
         views = " + ".join(f"{slot.count} {role}" for role, slot in kind.slots(config).items())
         typer.echo(f"{name:8} {kind.title}; views: {views}; {kind.passes(config):.3g} passes a step; {kind.paper}")
+
+
+@app.command(epilog="Examples: scenewise protocols | scenewise protocols --settings")
+def protocols(
+    settings: Annotated[
+        bool, typer.Option("--settings", help="also every setting with its default, as --set takes it")
+    ] = False,
+) -> None:
+    """List the protocols of `evaluate` and `compare`."""
+    from scenewise.tools.judge import protocol_lines
+
+    for line in protocol_lines(settings=settings):
+        typer.echo(line)
 
 
 @app.command(epilog="Examples: scenewise recipes | scenewise recipes msvq-cifar10 > settings.yaml")

@@ -17,6 +17,10 @@ class UserError(ValueError):
         self.problems = problems
 
 
+class MissingError(UserError):
+    """What the user named is not on this machine: it may be on another, where the same command works."""
+
+
 class ImageError(ValueError):
     """One image cannot be read (truncated, empty, not an image, changed): it is replaced or skipped, and counted."""
 

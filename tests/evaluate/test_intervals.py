@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from scenewise.errors import UserError
 from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
-from scenewise.evaluate.intervals import bootstrap, paired_bootstrap, resampled_weights
+from scenewise.evaluate.intervals import bootstrap, paired_bootstrap, remembered, resampled_weights
 from scenewise.evaluate.metrics import average_precision, mean_average_precision
 
 FORMS = {"mAP": "step", "mAP/area": "area", "mAP/11point": "11point"}
@@ -130,6 +132,40 @@ def test_paired_differences_are_narrower_and_zero_against_oneself():
     assert (swapped.low, swapped.high) == pytest.approx((-difference.high, -difference.low))
 
 
+def test_what_was_computed_for_the_intervals_serves_the_differences():
+    generator = torch.Generator().manual_seed(0)
+    labels, seen = torch.randint(0, 3, (50,), generator=generator), []
+
+    def counted(number):
+        statistic = accuracy_statistic(torch.randn(50, 3, generator=generator), labels, ("a", "b", "c"))
+
+        def count(weights):
+            seen.append(number)
+            return statistic(weights)
+
+        return statistic, remembered(count)
+
+    (plain, first), (other, second) = counted(1), counted(2)
+    for memory, original in ((first, plain), (second, other)):
+        assert bootstrap(memory, 50, seed=0, resamples=60) == bootstrap(original, 50, seed=0, resamples=60)
+    expected = paired_bootstrap(plain, other, 50, seed=0, resamples=60)
+    assert paired_bootstrap(first, second, 50, seed=0, resamples=60) == expected
+    assert seen == [1, 1, 2, 2]  # the whole set and one chunk of resamples each
+    bootstrap(first, 50, seed=1, resamples=60)  # other resamples
+    assert seen == [1, 1, 2, 2, 1]
+
+
 def test_no_resamples_are_refused():
     with pytest.raises(UserError, match="resamples: 0"):
         bootstrap(accuracy_statistic(torch.eye(3), torch.arange(3), ("a", "b", "c")), 3, seed=0, resamples=0)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 1000), positives=st.integers(1, 4))
+def test_an_interval_holds_its_figure_even_of_a_few_positives(seed, positives):
+    chance = np.random.default_rng(seed)
+    labels = torch.zeros(40, 1, dtype=torch.int8)
+    labels[chance.permutation(40)[:positives]] = 1
+    statistic = precision_statistic(torch.from_numpy(chance.normal(size=(40, 1))), labels, ("thin",))
+    for figure in bootstrap(statistic, 40, seed=seed, resamples=40).values():
+        assert figure.low <= figure.value <= figure.high

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scenewise.errors import UserError
+from scenewise.evaluate.metrics import knn_votes
 from scenewise.evaluate.protocols import knn
 from scenewise.evaluate.task import Part, Task
 
@@ -50,6 +51,71 @@ def test_multi_label_votes_equal_the_loop():
             known = labels[labels[:, c] >= 0, c]
             expected = share / weight if judged else (known == 1).mean()
             assert float(got[number, c]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("multi", [True, False])
+@pytest.mark.parametrize("vote", ["exp", "majority"])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_every_variant_equals_the_loop(multi, vote, normalise):
+    task = make_task(informative=0.5, multi=multi)
+    config = knn.Config(k=7, temperature=0.8, vote=vote, normalise=normalise)
+    got = knn.votes(task, config)
+    bank, queries = task.train.features.double().numpy(), task.test.features.double().numpy()
+    if normalise:
+        bank = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    labels = task.train.labels.numpy()
+    table = labels if multi else np.eye(3)[labels]
+    for number, query in enumerate(queries):
+        similar = bank @ query
+        near = np.argsort(-similar)[:7]
+        weights = np.exp((similar[near] - similar[near].max()) / 0.8) if vote == "exp" else np.ones(7)
+        np.testing.assert_allclose(got[number].numpy(), weights @ table[near] / weights.sum(), atol=1e-4)
+
+
+def test_the_default_vote_is_the_metrics():
+    task = make_task(multi=False, informative=0.3)
+    expected = knn_votes(task.test.features, task.train.features, task.train.labels, classes=3, k=20, temperature=0.07)
+    torch.testing.assert_close(knn.votes(task, knn.Config()), expected)
+
+
+def test_the_dot_product_lets_long_vectors_win():
+    bank = Part(torch.tensor([[1.0, 0.0], [5.0, 5.0]]), torch.tensor([0, 1]))
+    query = torch.tensor([[2.0, 0.1]])
+    votes = [knn.single_label_votes(bank, query, classes=2, config=knn.Config(k=1, normalise=n)) for n in (True, False)]
+    assert votes[0].tolist() == [[1.0, 0.0]] and votes[1].tolist() == [[0.0, 1.0]]
+    huge = knn.single_label_votes(bank, 1e4 * query, classes=2, config=knn.Config(k=2, normalise=False))
+    assert huge.tolist() == [[0.0, 1.0]]
+
+
+def test_majority_counts_are_exact_and_the_lower_class_wins_a_tie():
+    task = make_task(multi=False, informative=0.1)
+    labels = torch.arange(80) % 3
+    task = dataclasses.replace(task, train=Part(task.train.features, labels))
+    config = knn.Config(k=6, vote="majority")
+    votes = knn.votes(task, config)
+    counts = (6 * votes).round()
+    tied = (counts == counts.amax(dim=1, keepdim=True)).sum(dim=1) > 1
+    assert tied.any()
+    for row, count in zip(votes[tied], counts[tied], strict=True):
+        best = [c for c in range(3) if count[c] == count.max()]
+        assert len({float(row[c]) for c in best}) == 1
+        assert int(row.sort(descending=True, stable=True).indices[0]) == best[0]
+    cold, hot = (knn.votes(task, dataclasses.replace(config, temperature=t)) for t in (0.01, 10.0))
+    assert torch.equal(cold, hot)
+
+
+def test_notes_say_which_variant():
+    task = make_task()
+    said = {
+        config: knn.run(task, config).notes[-1]
+        for config in (knn.Config(), knn.Config(k=1, vote="majority"), knn.Config(normalise=False))
+    }
+    assert list(said.values()) == [
+        "knn: k = 20, temperature = 0.07",
+        "knn: k = 1, majority vote",
+        "knn: k = 20, temperature = 0.07, dot product of features that are not normalised",
+    ]
 
 
 def test_a_query_without_judged_neighbours_gets_the_share_of_the_bank():
@@ -103,3 +169,5 @@ def test_settings_that_do_not_fit_are_refused():
         knn.run(task, knn.Config(k=0))
     with pytest.raises(UserError, match=r"knn\.temperature: 0\.0 must be above 0"):
         knn.run(task, knn.Config(temperature=0.0))
+    with pytest.raises(UserError, match=r"knn\.temperature: -1\.0 must be above 0"):
+        knn.check_settings(knn.Config(temperature=-1.0))

@@ -20,7 +20,9 @@ from scenewise.evaluate.metrics import (
     knn_votes,
     mean_average_precision,
     mean_iou,
+    precision_at_k,
     recall_at_k,
+    retrieval_map,
 )
 from scenewise.evaluate.neighbours import nearest
 
@@ -181,6 +183,69 @@ def test_recall_equals_the_loop(k, same_set):
         hits += any(gallery_labels[j] == query_labels[i] for j in ranked[:k])
     arrays = map(torch.from_numpy, (queries, gallery, query_labels, gallery_labels))
     assert recall_at_k(*arrays, k=k, same_set=same_set) == pytest.approx(hits / 25)
+
+
+def some_labels(rng, count, kind):
+    """Class numbers, or several classes an image as bool or as integers with -1 where not judged."""
+    if kind == "numbers":
+        return rng.integers(0, 9, count)
+    several = rng.random((count, 5)) < 0.15
+    return several if kind == "bool" else np.where(rng.random((count, 5)) < 0.2, -1, several.astype(np.int64))
+
+
+def slow_retrieval(queries, gallery, query_labels, gallery_labels, *, same_set):
+    """Yield each query's relevant places, nearest first, and its cosines in that order."""
+    for i, query in enumerate(queries):
+        rows = [j for j in range(len(gallery)) if not (same_set and i == j)]
+        rows.sort(key=lambda j, q=query: (-(gallery[j] @ q), j))
+        if query_labels.ndim == 1:
+            yield [gallery_labels[j] == query_labels[i] for j in rows], [gallery[j] @ query for j in rows]
+        else:
+            own = {c for c, present in enumerate(query_labels[i]) if present > 0}
+            yield [any(gallery_labels[j][c] > 0 for c in own) for j in rows], [gallery[j] @ query for j in rows]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "bool", "int"])
+@pytest.mark.parametrize("same_set", [False, True])
+def test_retrieval_equals_the_loop(kind, same_set, monkeypatch):
+    monkeypatch.setattr("scenewise.evaluate.retrieval.CHUNK_ENTRIES", 250)  # several chunks
+    rng = np.random.default_rng(6)
+    queries, query_labels = unit_rows(rng, 25, 4), some_labels(rng, 25, kind)
+    gallery, gallery_labels = (
+        (queries, query_labels) if same_set else (unit_rows(rng, 40, 4), some_labels(rng, 40, kind))
+    )
+    found = list(slow_retrieval(queries, gallery, query_labels, gallery_labels, same_set=same_set))
+    arrays = [torch.from_numpy(3 * queries), *map(torch.from_numpy, (gallery, query_labels, gallery_labels))]
+    for k in (1, 3, 100):
+        recall = np.mean([any(hits[:k]) for hits, _ in found])
+        precision = np.mean([np.mean(hits[:k]) for hits, _ in found])
+        assert recall_at_k(*arrays, k=k, same_set=same_set) == pytest.approx(recall, abs=1e-12)
+        assert precision_at_k(*arrays, k=k, same_set=same_set) == pytest.approx(precision, abs=1e-12)
+    expected = np.mean([average_precision_score(hits, cosine) for hits, cosine in found if any(hits)])
+    assert retrieval_map(*arrays, same_set=same_set) == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_cosines_are_one_group_of_a_ranking():
+    rng = np.random.default_rng(7)
+    gallery, gallery_labels = torch.eye(3)[rng.integers(0, 3, 30)].double(), torch.from_numpy(rng.integers(0, 2, 30))
+    query, query_labels = torch.eye(3)[:2].double(), torch.tensor([0, 1])
+    cosine = (query @ gallery.T).numpy()
+    expected = [average_precision_score(gallery_labels.numpy() == number, cosine[number]) for number in (0, 1)]
+    assert retrieval_map(query, gallery, query_labels, gallery_labels) == pytest.approx(np.mean(expected), abs=1e-12)
+    order = torch.from_numpy(rng.permutation(30))  # so the order of the gallery has no influence
+    again = retrieval_map(query, gallery[order], query_labels, gallery_labels[order])
+    assert again == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_retrieval_at_the_edges():
+    gallery, labels = torch.eye(3), torch.tensor([0, 0, 1])
+    nothing = torch.empty(0, 3), torch.empty(0, dtype=torch.long)
+    assert math.isnan(retrieval_map(nothing[0], gallery, nothing[1], labels))
+    assert math.isnan(precision_at_k(nothing[0], gallery, nothing[1], labels, k=1))
+    assert math.isnan(retrieval_map(gallery[:1], gallery, torch.tensor([7]), labels))  # nobody is relevant
+    query = torch.tensor([0, 7])
+    assert retrieval_map(gallery[:2], gallery, query, labels) == pytest.approx(1 / 2 + 1 / 3)  # the other is left out
+    assert precision_at_k(gallery[:2], gallery, query, labels, k=1) == 0.5  # here it counts 0
 
 
 def test_mean_iou_equals_scikit_learn():

@@ -53,7 +53,7 @@ def test_what_draws_nothing_does_not_depend_on_chance(name: str) -> None:
 
 def test_the_settings_of_the_search_are_passed_on() -> None:
     assert make_generator("selective-search") == SelectiveSearch()
-    assert make_generator("selective-search", mode="fast", working_size=None) == SelectiveSearch("fast", None)
+    assert make_generator("selective-search", mode="fast", working_size=0) == SelectiveSearch("fast", None)
 
 
 def test_an_unknown_name_names_the_nearest() -> None:
@@ -72,3 +72,7 @@ def test_bing_without_a_model_says_what_to_add() -> None:
 def test_what_a_generator_has_no_use_for_is_refused(field: str, user: str, other: str) -> None:
     with pytest.raises(UserError, match=f"{field}: 'some' is for the generator '{user}'; '{other}' has no use for it"):
         make_generator(other, **{field: Path("some")})
+    with pytest.raises(UserError, match="mode: 'fast' is for the generator 'selective-search'; 'grid' has no use"):
+        make_generator("grid", mode="fast")
+    with pytest.raises(UserError, match="working_size: '0' is for the generator 'selective-search'; 'bing' has no use"):
+        make_generator("bing", working_size=0)

@@ -95,3 +95,35 @@ def test_a_table_keeps_the_order_and_sets_classes_apart() -> None:
     assert table.classes().columns == (("linear", "AP/cat"),)
     assert table.cells["a", "knn", "mAP"] == Interval(value=0.4, low=0.3, high=0.5)
     assert (table.notes, table.data) == (("thin", "linear: not run"), "voc:x")
+
+
+def test_a_protocol_has_one_main_figure() -> None:
+    figure = {"value": 0.4, "low": 0.3, "high": 0.5}
+    reported = {
+        "knn": ["mAP", "mAP/area", "mAP/11point", "mAP/batches of 128", "AP/cat"],
+        "linear": ["top1", "top5", "accuracy/cat"],
+        "svm-lowshot": ["mAP/k=1", "mAP/area/k=1", "mAP/k=16", "mAP/area/k=16"],
+        "semi": ["1%/mAP", "1%/mAP/area", "10%/mAP", "10%/mAP/area"],
+        "retrieve": ["recall@1", "recall@5", "mAP"],
+        "detect": ["AP", "AP50", "APs", "AP/cat", "AP50/voc", "AP50/11point"],
+        "segment-instances": ["AP", "AP50", "AP/cat", "mask/AP", "mask/AP50", "mask/AP/cat"],
+    }
+    protocols = {protocol: dict.fromkeys(metrics, figure) for protocol, metrics in reported.items()}
+    table = ComparisonTable.from_results([{"subject": "a", "data": "voc:x", "protocols": protocols}])
+    assert dict(table.main().columns) == {
+        "knn": "mAP",
+        "linear": "top1",
+        "svm-lowshot": "mAP/k=16",
+        "semi": "10%/mAP",
+        "retrieve": "recall@1",
+        "detect": "AP",
+        "segment-instances": "mask/AP",
+    }
+    whole, rest = table.whole().columns, table.classes().columns
+    assert not set(whole) & set(rest)
+    assert {metric for protocol, metric in rest if protocol == "semi"} == {"1%/mAP/area", "10%/mAP/area"}
+    assert {metric for protocol, metric in rest if protocol == "detect"} == {"AP/cat", "AP50/voc", "AP50/11point"}
+    assert [metric for protocol, metric in whole if protocol in ("knn", "segment-instances")] == [
+        "mAP", "AP", "AP50", "mask/AP", "mask/AP50",
+    ]  # fmt: skip
+    assert len(whole) + len(rest) == len(table.columns)

@@ -10,39 +10,34 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenewise.sources.objects import Objects, clip, make_table
+from scenewise.sources.objects import GROUP, OBJECT, REGION, Objects, clip, make_table, per_image
 
 CLASSES = ["a", "b", "c", "d"]
 IMAGES = 5
-ENTRY = st.tuples(st.integers(0, IMAGES - 1), st.integers(0, len(CLASSES) - 1))
+ENTRY = st.tuples(
+    st.integers(0, IMAGES - 1), st.integers(0, len(CLASSES) - 1), st.sampled_from([OBJECT, GROUP, REGION])
+)
 
 
 @given(
-    st.lists(ENTRY, max_size=20),
-    st.lists(ENTRY, max_size=6),
+    st.lists(ENTRY, max_size=24),
     st.lists(st.booleans(), min_size=IMAGES, max_size=IMAGES),
     st.lists(st.integers(0, len(CLASSES) - 1), min_size=1, unique=True).map(sorted),
     st.lists(st.integers(0, IMAGES - 1), max_size=7),
 )
 @settings(max_examples=60)
-def test_boxes_and_labels_of_any_rows_and_classes(
-    entries: list[tuple[int, int]],
-    crowds: list[tuple[int, int]],
-    looked_at: list[bool],
-    chosen: list[int],
-    rows: list[int],
+def test_boxes_labels_and_instances_of_any_rows_and_classes(
+    entries: list[tuple[int, int, int]], looked_at: list[bool], chosen: list[int], rows: list[int]
 ) -> None:
-    where, kinds = (np.array([entry[part] for entry in entries], np.int64) for part in (0, 1))
+    where, classes, kinds = (np.array([entry[part] for entry in entries], np.int64) for part in range(3))
     boxes = np.arange(4 * len(entries), dtype=np.float64).reshape(-1, 4)
-    unjudged = tuple(np.array([crowd[part] for crowd in crowds], np.int64) for part in (0, 1))
-    annotated = np.array(looked_at)
     table = make_table(
         where,
         boxes,
+        classes,
         kinds,
-        annotated=annotated,
-        unjudged=(unjudged[0], unjudged[1]),
-        columns={},
+        annotated=np.array(looked_at),
+        columns={"place": per_image(where, np.arange(len(entries)), IMAGES)},
         facts={"classes": CLASSES},
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -54,16 +49,23 @@ def test_boxes_and_labels_of_any_rows_and_classes(
         expected = np.zeros((len(rows), len(chosen)), np.int8)
         for place, row in enumerate(rows):
             for column, number in enumerate(chosen):
-                if (row, number) in entries:
+                if (row, number, OBJECT) in entries or (row, number, GROUP) in entries:
                     expected[place, column] = 1
-                elif (row, number) in crowds or not looked_at[row]:
+                elif (row, number, REGION) in entries or not looked_at[row]:
                     expected[place, column] = -1
         assert np.array_equal(objects.labels(np.array(rows, np.int64)), expected)
+        even = objects.every("place", lambda place: place % 2 == 0)
         for row in range(IMAGES):
             own = [place for place, entry in enumerate(entries) if entry[0] == row and entry[1] in chosen]
-            found, numbers = objects.boxes(row)
-            assert np.array_equal(found, boxes[own])
-            assert numbers.tolist() == [chosen.index(entries[place][1]) for place in own]
+            found = objects.instances(row)
+            assert np.array_equal(found.boxes, boxes[own]) and found.masks is None
+            assert found.classes.tolist() == [chosen.index(entries[place][1]) for place in own]
+            assert found.ignored.tolist() == [entries[place][2] != OBJECT for place in own]
+            assert objects.of_each("place", row).tolist() == own
+            assert even[row] == all(place % 2 == 0 for place in own)
+            boxed = [place for place in own if entries[place][2] != REGION]
+            assert np.array_equal(objects.boxes(row)[0], boxes[boxed])
+            assert objects.boxes(row)[1].tolist() == [chosen.index(entries[place][1]) for place in boxed]
 
 
 @given(st.lists(st.lists(st.floats(-3, 14, width=32), min_size=4, max_size=4), min_size=1, max_size=12))

@@ -201,14 +201,15 @@ def test_a_rotation_is_not_applied_to_photos_with_boxes(tmp_path: Path, save: Sa
 
 
 def test_real_photos_have_the_known_counts(data_root: Path) -> None:
-    """Images, boxes and positives of trainval and test, as the data's own table gives them."""
-    expected = {"trainval": (3115, 7307, 881, 692), "test": (1198, 2650, 334, 255)}
-    for split, (images, boxes, cats, persons) in expected.items():
+    """Images, boxes, positives and masks of trainval and test, as the data's own table gives them."""
+    expected = {"trainval": (3115, 7307, 881, 692, 169), "test": (1198, 2650, 334, 255, 46)}
+    for split, (images, boxes, cats, persons, masked) in expected.items():
         source = _voc(f"voc:{data_root / 'voc'}?split={split}")
         labels = np.asarray(source.labels())
         assert len(source) == images == len(labels)
         assert sum(len(source.boxes(index)[0]) for index in range(images)) == boxes
         positives = (labels == 1).sum(axis=0)
+        assert source.with_masks().sum() == masked
         assert (positives[CLASSES.index("cat")], positives[CLASSES.index("person")]) == (cats, persons)
     record = source[0]
     file = data_root / "voc" / record.key

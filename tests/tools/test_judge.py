@@ -14,8 +14,8 @@ from scenewise.engine.display import Quiet
 from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.sources import open_source
-from scenewise.tools.comparison import comparison_markdown
-from scenewise.tools.judge import identities, judge, open_splits
+from scenewise.tools.compare import comparison_markdown
+from scenewise.tools.judge import identities, judge, open_splits, protocol_options
 
 SUBJECT = "random:test_resnet"
 
@@ -54,6 +54,16 @@ def test_every_wrong_protocol_is_named_before_anything_is_opened() -> None:
     assert [problem.partition("Did you mean ")[2][:6] for problem in caught.value.problems] == ["'knn'?", "'linea"]
     with pytest.raises(UserError, match="none is named"):
         judge("nothing", "nowhere", protocols=[])
+
+
+def test_settings_reach_their_protocol(tables: Path) -> None:
+    arguments = {"test_data": f"csv:{tables}/test.csv", "protocols": ["knn"], "size": 32, "device": "cpu"}
+    options = protocol_options({"knn.k": 3, "knn.temperature": 0.2})
+    found = judge(SUBJECT, f"csv:{tables}/train.csv", options=options, epochs=5, **arguments)
+    assert "knn: k = 3, temperature = 0.2" in found.notes
+    assert any("the length has no effect" in note for note in found.notes)
+    with pytest.raises(UserError, match=r"--set k: write PROTOCOL\.SETTING=VALUE"):
+        protocol_options({"k": 3, "knn.k": 4})
 
 
 def test_data_without_splits_need_test_data(tables: Path) -> None:

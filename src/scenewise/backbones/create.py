@@ -61,7 +61,7 @@ def create_backbone(
         torch.default_generator.manual_seed(keys.integer(seed, "weights"))  # torch.manual_seed would reseed the GPUs
         model = timm.create_model(name, pretrained=False, num_classes=0, **model_options(name, norm=norm, size=size))
         if stem != "imagenet":
-            _use_small_stem(model, stem)
+            use_small_stem(model, stem)
     return wrap(model, name=name, stem=stem, norm=norm, size=size)
 
 
@@ -160,7 +160,7 @@ def backbone_summaries() -> tuple[BackboneSummary, ...]:
     return tuple(summaries)
 
 
-def _use_small_stem(model: nn.Module, stem: str) -> None:
+def use_small_stem(model: nn.Module, stem: str) -> None:
     """Replace the 7x7 stride-2 convolution by a 3x3 one of stride 1, and drop the max pool unless the stem keeps it.
 
     "cifar": SimCLR, appendix B.9. "cifar-pool": ReSSL's and MSVQ's code for STL-10 and Tiny ImageNet at 64 px.

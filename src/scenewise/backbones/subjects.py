@@ -25,8 +25,8 @@ from scenewise.backbones.create import (
     pretrained_config,
     wrap,
 )
-from scenewise.backbones.weights import fill, load_backbone, without_classifier
-from scenewise.errors import UserError, unknown_name
+from scenewise.backbones.weights import fill, load_weights, without_classifier
+from scenewise.errors import MissingError, UserError, unknown_name
 
 FORMS = "a run folder, a weights file, random:NAME, timm:NAME, torchvision:NAME"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # how timm's weights are called on the Hugging Face hub
@@ -68,7 +68,7 @@ def load_subject(text: str, *, seed: int = 0, size: int | None = None) -> Subjec
     A weights file without Scenewise's metadata says its architecture behind it: `FILE?name=resnet50`, also
     `&stem=cifar`, `&norm=group`, `&size=96`. seed: of random weights. size: side in pixels to use it at, instead of the
     one it was trained at. Published weights are read from this machine's caches only, never fetched.
-    Raises UserError for what cannot be found or does not fit.
+    Raises UserError for what does not fit, MissingError (one too) for weights that are not on this machine.
     """
     kind, colon, name = text.partition(":")
     if not text:
@@ -89,22 +89,20 @@ def load_subject(text: str, *, seed: int = 0, size: int | None = None) -> Subjec
 def _from_file(text: str) -> tuple[Backbone, tuple[str, ...]]:
     path, _, query = (text, "", "") if Path(text).exists() else text.partition("?")
     if not Path(path).exists():
-        raise UserError(f"subject: {path!r} is no file or folder here. Allowed: {FORMS}")
+        raise MissingError(f"subject: {path!r} is no file or folder here. Allowed: {FORMS}")
     options = dict(parse_qsl(query, keep_blank_values=True))
     for option in options:
         if option not in ("name", "stem", "norm", "size"):
             raise UserError(unknown_name("subject", option, ("name", "stem", "norm", "size")))
     if not options.get("size", "1").isdecimal():
         raise UserError(f"subject: size={options['size']!r} is not a number of pixels")
-    backbone = load_backbone(
+    return load_weights(
         path,
         name=options.get("name"),
         stem=options.get("stem", "imagenet"),
         norm=options.get("norm", "batch"),
         size=int(options["size"]) if "size" in options else None,
     )
-    notes = () if backbone.weights.version else (f"read as {backbone.name}, without its classifier",)
-    return backbone, notes
 
 
 def _random(name: str, seed: int, size: int | None) -> tuple[Backbone, tuple[str, ...]]:
@@ -118,7 +116,7 @@ def _timm(name: str, _seed: int, size: int | None) -> tuple[Backbone, tuple[str,
         raise UserError(f"subject: timm has no published weights for {name!r}; for random ones use random:{name}")
     file = _cached_from_hub(config.hf_hub_id) or _cached_from_url(config.url)
     if file is None:
-        raise UserError(
+        raise MissingError(
             f"subject: the weights of timm:{name} are not on this disk, and nothing is fetched. Where there is a "
             f"network run timm.create_model({name!r}, pretrained=True) once (it fills the Hugging Face cache; copy "
             f"that folder here, HF_HOME), or give the file itself: FILE.safetensors?name={name}"
@@ -148,7 +146,7 @@ def _torchvision(name: str, _seed: int, size: int | None) -> tuple[Backbone, tup
     weights = published[tag] if tag else published.DEFAULT
     file = _cached_from_url(weights.url)
     if file is None:
-        raise UserError(
+        raise MissingError(
             f"subject: the weights of torchvision:{name} ({weights}) are not on this disk, and nothing is fetched. "
             f"Place {Path(urlparse(weights.url).path).name} in {torch.hub.get_dir()}/checkpoints (TORCH_HOME)"
         )

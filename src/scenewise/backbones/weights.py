@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,12 +18,12 @@ from torch import Tensor
 
 from scenewise.backbones.backbone import NORMS, STEMS, Backbone, Colour, WeightsInfo
 from scenewise.backbones.create import check_name, create_backbone, default_size, pretrained_config
-from scenewise.errors import UserError
+from scenewise.backbones.foreign import COUNTERS, PLAIN, check_same_network, find_backbone, notes_on
+from scenewise.errors import MissingError, UserError
 
 WEIGHTS_FILE = "backbone.safetensors"  # its name in a run folder
-PICKLED = (".pt", ".pth", ".bin")  # read with weights_only=True
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".torch")  # read with weights_only=True
 LISTED = 6  # keys named in an error before it says how many more
-WRAPPERS = ("state_dict", "model")  # under which training scripts keep the weights
 
 
 def save_backbone(path: Path | str, backbone: Backbone, *, size: int, mean: Colour, std: Colour, method: str) -> None:
@@ -91,38 +92,58 @@ def load_backbone(
 ) -> Backbone:
     """Return the backbone of a run folder or weights file, in evaluation mode; `.weights` says what it expects.
 
-    A file that Scenewise wrote says all itself. A plain state dict of timm or torchvision (`.safetensors`, or `.pt`,
-    `.pth`, `.bin` read as tensors only) needs `name`, and `stem`, `norm`, `size` where they are not the usual ones; its
-    classifier is left out. Raises UserError for a file that is missing, unreadable or does not fit key by key.
+    A file that Scenewise wrote says all itself. Another project's (`.safetensors`, or `.pt`, `.pth`, `.pth.tar`,
+    `.bin`, `.ckpt`, `.torch` read as tensors only) needs `name`, and `stem`, `norm`, `size` where they are not the
+    usual ones. Under which names the backbone is in it is found out (`foreign.STYLES`); classifier, projector, queue
+    and other encoders are left out. Raises UserError for a file that is missing, unreadable or does not fit key by key.
     """
+    return load_weights(path, name=name, stem=stem, norm=norm, size=size)[0]
+
+
+def load_weights(
+    path: Path | str,
+    *,
+    name: str | None = None,
+    stem: str = "imagenet",
+    norm: str = "batch",
+    size: int | None = None,
+) -> tuple[Backbone, tuple[str, ...]]:
+    """Return `load_backbone`'s backbone, and what was read of another project's file and what left out."""
     file = _find(Path(path))
-    state, metadata = _read(file)
-    if "scenewise" in metadata:
-        known, stem, norm, info = _parse(file, metadata)
-        if name is not None and name != known:
-            raise UserError(f"name: {file} holds {known!r}, not {name!r}")
-    elif name is None:
+    content, metadata = _read(file)
+    if "scenewise" not in metadata:
+        return _load_foreign(file, content, name, stem, norm, size)
+    known, stem, norm, info = _parse(file, metadata)
+    if name is not None and name != known:
+        raise UserError(f"name: {file} holds {known!r}, not {name!r}")
+    backbone = create_backbone(known, stem=stem, norm=norm, seed=0, size=info.size)
+    backbone.weights = info
+    fill(backbone, content, source=str(file))
+    return backbone.eval(), ()
+
+
+def _load_foreign(
+    file: Path, content: Mapping[str, Any], name: str | None, stem: str, norm: str, size: int | None
+) -> tuple[Backbone, tuple[str, ...]]:
+    if name is None:
         raise UserError(
             f"weights: {file} does not say which architecture it holds; name it, for example {file}?name=resnet50"
         )
-    else:
-        check_name(name)
-        known, config = name, pretrained_config(name)
-        info = WeightsInfo(
-            size=size or default_size(name), mean=tuple(config.mean), std=tuple(config.std), method=file.name
-        )
-        state = without_classifier(state, name)
-    backbone = create_backbone(known, stem=stem, norm=norm, seed=0, size=info.size)
-    backbone.weights = info
-    fill(backbone, state, source=str(file))
-    return backbone.eval()
+    check_name(name)
+    config = pretrained_config(name)
+    backbone = create_backbone(name, stem=stem, norm=norm, seed=0, size=size or default_size(name))
+    backbone.weights = WeightsInfo(backbone.weights.size, tuple(config.mean), tuple(config.std), method=file.name)
+    found = find_backbone(content, backbone.model.state_dict(), source=str(file))
+    check_same_network(found, name)
+    closest = "" if found.style is PLAIN else f" (closest style: {found.shown()})"
+    fill(backbone, found.state, source=f"{file}{closest}")
+    return backbone.eval(), notes_on(found, name, _classifier(name))
 
 
 def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy a state dict with timm's keys into the backbone; UserError lists every key that does not fit."""
     expected = backbone.model.state_dict()
-    # Files older than torch 0.4.1 lack these counters, which play no part in evaluation.
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTERS)]
     unexpected = [key for key in state if key not in expected]
     reshaped = [
         f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
@@ -144,26 +165,32 @@ def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> Non
 
 def without_classifier(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Return the state dict without the entries that timm says are the architecture's classifier."""
-    classifier = pretrained_config(name).classifier
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    names = _classifier(name)
     return {key: value for key, value in state.items() if key.rpartition(".")[0] not in names}
+
+
+def _classifier(name: str) -> tuple[str, ...]:
+    classifier = pretrained_config(name).classifier
+    return (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
 
 
 def _find(path: Path) -> Path:
     if path.is_dir():
         file = path / WEIGHTS_FILE
         if not file.is_file():
-            raise UserError(f"weights: folder {path} holds no {WEIGHTS_FILE}; is it a run folder, and did it finish?")
+            raise MissingError(
+                f"weights: folder {path} holds no {WEIGHTS_FILE}; is it a run folder, and did it finish?"
+            )
         return file
     if not path.is_file():
-        raise UserError(f"weights: no such file or run folder: {path}")
+        raise MissingError(f"weights: no such file or run folder: {path}")
     if path.suffix not in (".safetensors", *PICKLED):
         raise UserError(f"weights: {path} ends in {path.suffix!r}; allowed: .safetensors, {', '.join(PICKLED)}")
     return path
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of a file that may come from strangers: nothing in it can run code (law 7)."""
+def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return content and metadata of a file that may come from strangers: nothing in it can run code (law 7)."""
     if file.suffix == ".safetensors":
         try:
             with safetensors.safe_open(file, framework="pt") as opened:
@@ -177,12 +204,9 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"weights: {file} is damaged or holds more than tensors, which is not read because it could run code; "
             "save its state_dict alone, best as .safetensors"
         ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict):
         raise UserError(f"weights: {file} holds no state dict (names to tensors)")
-    return {key.removeprefix("module."): value for key, value in content.items()}, {}
+    return content, {}
 
 
 def _parse(file: Path, metadata: Mapping[str, str]) -> tuple[str, str, str, WeightsInfo]:

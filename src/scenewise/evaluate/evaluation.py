@@ -13,7 +13,7 @@ from scenewise.evaluate.intervals import Figure, paired_bootstrap
 from scenewise.evaluate.task import Outcome
 from scenewise.types import Skip
 
-CLASS_PREFIXES = ("AP/", "AP50/", "IoU/", "accuracy/", "recall/")  # of the figures of single classes
+CLASS_PREFIXES = ("AP/", "mask/AP/", "IoU/", "accuracy/", "recall/")  # of the figures of single classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

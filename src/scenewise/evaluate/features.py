@@ -76,7 +76,7 @@ def extract_features(
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else the loader draws from torch's global state
     )
     network = _network(backbone, look)
@@ -125,7 +125,7 @@ def _pixel_digest(view: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(view.tobytes(), digest_size=8).digest(), "little")
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """Keep a loader process to one core, as the workers share them, and leave the interrupt to the main process."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)

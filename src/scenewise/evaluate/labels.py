@@ -21,7 +21,8 @@ def source_labels(source: Source, part: str) -> Labels:
     if labels is None or not source.classes:
         raise UserError(
             f"{part} data: {source.spec} has no labels, which an evaluation needs; "
-            "use voc:, coco:, openimages:, csv:, imagefolder:, cifar10:, cifar100:, stl10:, tinyimagenet: or synthetic:"
+            "use voc:, coco:, openimages:, yolo:, csv:, imagefolder:, cifar10:, cifar100:, stl10:, tinyimagenet: or "
+            "synthetic:"
         )
     return labels
 

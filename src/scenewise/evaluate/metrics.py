@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scenewise.evaluate.neighbours import nearest
 from scenewise.evaluate.ranking import rank, weighted_average_precision
+from scenewise.evaluate.retrieval import relevant_rows, retrieve
 
 
 def average_precision(
@@ -92,22 +93,60 @@ def knn_votes(
 def recall_at_k(
     query: Float[Tensor, "queries dim"],
     gallery: Float[Tensor, "gallery dim"],
-    query_labels: Int[Tensor, " queries"],
-    gallery_labels: Int[Tensor, " gallery"],
+    query_labels: Int[Tensor, " queries"] | Bool[Tensor, "queries classes"] | Int[Tensor, "queries classes"],
+    gallery_labels: Int[Tensor, " gallery"] | Bool[Tensor, "gallery classes"] | Int[Tensor, "gallery classes"],
     *,
     k: int,
     same_set: bool = False,
 ) -> float:
-    """Return the share of queries, 0..1, with at least one item of their class among the k nearest of the gallery.
+    """Return the share of queries, 0..1, with at least one relevant item among the k nearest of the gallery.
 
-    Cosine similarity; `same_set` says that the gallery is the query set, so each query is removed from its own list. k
-    is capped. A query without any relevant item is a miss. NaN without queries.
+    Labels are class numbers (N,), or (N, C) with true or above 0 where a class is present: relevant is what has the
+    same class, or one class in common. Cosine similarity; `same_set` says that the gallery is the query set, so each
+    query is removed from its own list. k is capped. A query without any relevant item is a miss. NaN without queries.
     """
     hits = [
-        (gallery_labels[rows] == query_labels[chunk, None]).any(dim=1)
+        relevant_rows(query_labels[chunk], gallery_labels, rows).any(dim=1)
         for chunk, _, rows in nearest(query, gallery, k=k, same_set=same_set)
     ]
     return float(torch.cat(hits).double().mean()) if hits else float("nan")
+
+
+def precision_at_k(
+    query: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery dim"],
+    query_labels: Int[Tensor, " queries"] | Bool[Tensor, "queries classes"] | Int[Tensor, "queries classes"],
+    gallery_labels: Int[Tensor, " gallery"] | Bool[Tensor, "gallery classes"] | Int[Tensor, "gallery classes"],
+    *,
+    k: int,
+    same_set: bool = False,
+) -> float:
+    """Return the share of relevant items among the k nearest of the gallery, 0..1, the mean over the queries.
+
+    Arguments as in `recall_at_k`. A query without any relevant item has precision 0. NaN without queries or gallery.
+    """
+    shares = [
+        relevant_rows(query_labels[chunk], gallery_labels, rows).double().mean(dim=1)
+        for chunk, _, rows in nearest(query, gallery, k=k, same_set=same_set)
+    ]
+    return float(torch.cat(shares).mean()) if shares else float("nan")
+
+
+def retrieval_map(
+    query: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery dim"],
+    query_labels: Int[Tensor, " queries"] | Bool[Tensor, "queries classes"] | Int[Tensor, "queries classes"],
+    gallery_labels: Int[Tensor, " gallery"] | Bool[Tensor, "gallery classes"] | Int[Tensor, "gallery classes"],
+    *,
+    same_set: bool = False,
+) -> float:
+    """Return the mean over the queries of the average precision (step form) of the whole gallery's ranking, 0..1.
+
+    Arguments as in `recall_at_k`. Equal cosines are one group. Queries without any relevant item are left out; NaN
+    when none is left.
+    """
+    found = retrieve(query, gallery, query_labels, gallery_labels, ks=(), same_set=same_set)
+    return float(found.average_precision.nanmean())
 
 
 def mean_iou(

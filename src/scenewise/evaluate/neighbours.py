@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, in chunks, with a fixed rule for ties."""
+"""Exact nearest neighbours by cosine or dot product, in chunks, with a fixed rule for ties."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scenewise.losses.similarity import cosine_matrix
+from scenewise.losses.similarity import cosine_matrix, lift, plain_product
 
 CHUNK_ENTRIES = 1 << 24  # similarities held at once: 64 MB in float32
 
 
 def nearest(
-    features: Float[Tensor, "queries dim"], bank: Float[Tensor, "bank dim"], *, k: int, same_set: bool = False
+    features: Float[Tensor, "queries dim"],
+    bank: Float[Tensor, "bank dim"],
+    *,
+    k: int,
+    same_set: bool = False,
+    normalise: bool = True,
 ) -> Iterator[tuple[slice, Float[Tensor, "chunk k"], Int[Tensor, "chunk k"]]]:
     """Yield, for chunks of queries, their slice and the cosines and row numbers of the k nearest rows of the bank.
 
-    features (N, D) and bank (M, D) are normalised here. k is capped at what there is. Among equal cosines the lower row
-    number is nearer. With `same_set` row i of the bank is query i itself and is left out.
+    features (N, D) and bank (M, D) are normalised here; with `normalise=False` they are not, and the dot product takes
+    the place of the cosine. k is capped at what there is. Among equal cosines the lower row number is nearer. With
+    `same_set` row i of the bank is query i itself and is left out.
     """
     count = max(0, min(k, len(bank) - same_set))
     rows = max(1, CHUNK_ENTRIES // max(1, len(bank)))
     for start in range(0, len(features), rows):
         chunk = slice(start, min(start + rows, len(features)))
-        similarity = cosine_matrix(features[chunk], bank)  # (chunk, M)
+        own_features = features[chunk]
+        if normalise:
+            similarity = cosine_matrix(own_features, bank)  # (chunk, M)
+        else:
+            similarity = plain_product(lift(own_features), lift(bank))
         if same_set:
             own = torch.arange(start, start + len(similarity), device=similarity.device)
             similarity[own - start, own] = -torch.inf

@@ -42,8 +42,7 @@ def evaluate_exam(
     """
     chosen = choose_protocols(protocols, options or {}, epochs=epochs, iterations=iterations)
     notes = [f"{name}: nothing is trained by gradient, so the length has no effect" for name in chosen.unaffected]
-    check_pair(exam.train, exam.test)
-    _check(exam, chosen.protocols)
+    check_exam(exam, chosen)
     outcomes = {name: protocol.run(exam, config) for name, (protocol, config) in chosen.protocols.items()}
     notes = [*exam.train.notes, *exam.test.notes, *notes]
     notes += [note for outcome in outcomes.values() for note in outcome.notes]
@@ -60,10 +59,11 @@ def evaluate_exam(
     )
 
 
-def _check(exam: Exam, chosen: Mapping[str, tuple[Protocol, Any]]) -> None:
+def check_exam(exam: Exam, chosen: Chosen) -> None:
     """Raise UserError, before any image is read, for all parts without labels and settings that do not fit."""
+    check_pair(exam.train, exam.test)
     problems: list[str] = []
-    for protocol, config in chosen.values():
+    for protocol, config in chosen.protocols.values():
         try:
             for part in ("train", "test"):
                 exam.images(part, protocol.needs)
@@ -128,7 +128,10 @@ def choose_protocols(
         try:
             chosen[name] = protocol, TypeAdapter(protocol.config).validate_python(given)
         except ValidationError as error:
-            problems += [f"{name}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors() if e["loc"]]
+            problems += [
+                f"{name}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" if e["loc"] else f"{name}: {e['msg']}"
+                for e in error.errors()
+            ]
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return Chosen(chosen, tuple(unaffected))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
-from scenewise.evaluate.intervals import RESAMPLES, Figure, Statistic, bootstrap
+from scenewise.evaluate.intervals import RESAMPLES, Figure, Statistic, bootstrap, remembered
 from scenewise.types import Skip
 
 
@@ -53,6 +53,7 @@ def measure(
     skipped: Mapping[str, tuple[Skip, ...]] | None = None,
 ) -> Outcome:
     """Return the outcome of a statistic over these test images: its figures with bootstrap intervals."""
+    statistic = remembered(statistic)
     figures = bootstrap(statistic, len(images), seed=seed, resamples=resamples)
     return Outcome(
         figures=figures,

@@ -20,6 +20,10 @@ Batch = TypeVar("Batch")
 Net = TypeVar("Net", bound=nn.Module)
 
 
+class DivergedError(UserError):
+    """The loss is no longer a number: the learning rate is too high (a grid of several goes on with the others)."""
+
+
 def private_copy(backbone: Net, device: torch.device) -> Net:
     """Return a copy that may be trained, every weight with gradient; the caller's backbone stays as it is."""
     own = copy.deepcopy(backbone).to(device)
@@ -82,7 +86,7 @@ def fit(
 ) -> float:
     """Take one step a batch; each group's learning rate is its own times the schedule. Return the last loss.
 
-    title: of the progress bar and the error. UserError when the loss is no longer a number.
+    title: of the progress bar and the error. DivergedError, a UserError, when the loss is no longer a number.
     """
     rates = [group["lr"] for group in optimiser.param_groups]
     last = math.nan
@@ -92,7 +96,9 @@ def fit(
         value = loss(batch)
         last = float(value.detach())
         if not math.isfinite(last):
-            raise UserError(f"{title}: the loss is no longer a number after {step} iterations; lower the learning rate")
+            raise DivergedError(
+                f"{title}: the loss is no longer a number after {step} iterations; lower the learning rate"
+            )
         optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -10,7 +10,7 @@ from scenewise.proposals.base import Generator, Proposals
 from scenewise.proposals.bing import Bing
 from scenewise.proposals.grid import Grid
 from scenewise.proposals.random_boxes import RandomBoxes
-from scenewise.proposals.selective_search import WORKING_SIZE, SelectiveSearch
+from scenewise.proposals.selective_search import MODES, WORKING_SIZE, SelectiveSearch
 
 __all__ = ["GENERATORS", "Generator", "Proposals", "make_generator"]
 
@@ -29,17 +29,22 @@ def make_generator(
     *,
     bing_model: Path | None = None,
     like: Path | None = None,
-    mode: str = "light",
-    working_size: int | None = WORKING_SIZE,
+    mode: str | None = None,
+    working_size: int | None = None,
 ) -> Generator:
     """Return the generator of that name; UserError for an unknown one, or for what it cannot work with.
 
     bing_model: the folder of BING's model files (bing only, needed). like: the proposal file whose box sizes are drawn
-    (random only). mode, working_size: see `SelectiveSearch` (selective-search only).
+    (random only). mode, working_size (0: the full photo): see `SelectiveSearch` (selective-search only).
     """
     if name not in GENERATORS:
         raise UserError(unknown_name("generator", name, GENERATORS))
-    for field, value, user in (("bing_model", bing_model, Bing.name), ("like", like, RandomBoxes.name)):
+    for field, value, user in (
+        ("bing_model", bing_model, Bing.name),
+        ("like", like, RandomBoxes.name),
+        ("mode", mode, SelectiveSearch.name),
+        ("working_size", working_size, SelectiveSearch.name),
+    ):
         if value is not None and name != user:
             raise UserError(f"{field}: {str(value)!r} is for the generator {user!r}; {name!r} has no use for it")
     if name == Bing.name:
@@ -48,4 +53,6 @@ def make_generator(
         return Bing(bing_model)
     if name == RandomBoxes.name:
         return RandomBoxes(like)
-    return Grid() if name == Grid.name else SelectiveSearch(mode, working_size)
+    if name == Grid.name:
+        return Grid()
+    return SelectiveSearch(mode or MODES[0], WORKING_SIZE if working_size is None else working_size or None)

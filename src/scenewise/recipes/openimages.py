@@ -1,7 +1,7 @@
 """OpenImages' hard multi-object subset (OHMS: 212,753 photos of two or more of 208 classes), ResNet-50 at 224 px.
 
-The authors' list is not public; `scenewise.tools.openimages_subset.write_subset` makes ohms.csv by their rules, of the
-photos to have in OI/train.
+The authors' list is not public; `scenewise openimages-list` makes ohms.csv by their rules, of the photos to have in
+OI/train, and with --classes-of ohms.csv a test list of the same classes.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from scenewise.report.histograms import Histogram, draw_histogram
-from scenewise.report.page import Sheet, template
+from scenewise.report.page import Sheet, template, write_page
 
 LISTED = 200  # unreadable images and pairs of duplicates that the page names; the JSON names all
 
@@ -54,10 +54,4 @@ def audit_html(page: AuditPage) -> str:
 
 def write_audit(out: Path, page: AuditPage) -> None:
     """Write the page to `out`, whole or not at all; its folder must exist."""
-    content = audit_html(page).encode("utf-8", "backslashreplace")  # a file name need not be valid Unicode
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_page(out, audit_html(page))

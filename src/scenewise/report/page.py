@@ -72,10 +72,21 @@ def write_report(
         sheets=sheets or {},
         notes=notes,
         skipped_shown=SKIPPED_SHOWN,
-        whisker=_whisker,
-        best=_best,
+        whisker=whisker,
+        best=best,
     )
     out.write_bytes(page.encode("utf-8", errors="replace"))  # a file name need not be valid Unicode
+
+
+def write_page(out: Path, page: str) -> None:
+    """Write a page to `out`, whole or not at all; its folder must exist."""
+    content = page.encode("utf-8", "backslashreplace")  # a file name need not be valid Unicode
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def template(name: str) -> Template:
@@ -152,12 +163,13 @@ def _legend(panel: Panel) -> list[tuple[str, str, str]]:
     return [(curve.label, *style(curve)) for curve in panel.curves]
 
 
-def _best(table: ComparisonTable, column: tuple[str, str]) -> float:
+def best(table: ComparisonTable, column: tuple[str, str]) -> float:
+    """Return the highest value of a column, NaN when it has none."""
     cells = (table.cells.get((subject, *column)) for subject in table.subjects)
     return max((cell.value for cell in cells if cell is not None and math.isfinite(cell.value)), default=math.nan)
 
 
-def _whisker(table: ComparisonTable, column: tuple[str, str], cell: Interval) -> dict[str, str] | None:
+def whisker(table: ComparisonTable, column: tuple[str, str], cell: Interval) -> dict[str, str] | None:
     """Return where value and interval lie between the lowest and highest end of the column, in percent of the width."""
     cells = [table.cells.get((subject, *column)) for subject in table.subjects]
     ends = [

@@ -5,12 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from scenewise.evaluate.evaluation import CLASS_PREFIXES
+
+_FORMS = re.compile(r"/(area|11point|voc|batches of \d+)(/|$)")  # of average precision, beside a protocol's own
+_MASK = "mask/"
+_AMOUNT = re.compile(r"k=\d+|[\d.]+%")  # of labels, in a figure's name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +89,26 @@ class ComparisonTable:
         )
 
     def whole(self) -> ComparisonTable:
-        """Return the table without the figures of single classes (flat names such as "AP/cat")."""
-        return self._only([column for column in self.columns if "/" not in column[1]])
+        """Return the table without the figures of single classes ("AP/cat") and other forms of one ("mAP/area")."""
+        return self._only([column for column in self.columns if _is_whole(column[1])])
 
     def classes(self) -> ComparisonTable:
-        """Return the table of the figures of single classes."""
-        return self._only([column for column in self.columns if "/" in column[1]])
+        """Return the table of what `whole` leaves out."""
+        return self._only([column for column in self.columns if not _is_whole(column[1])])
+
+    def main(self) -> ComparisonTable:
+        """Return the table with one figure of each protocol: the first of the whole set that it reports.
+
+        Where a protocol reports it for several amounts of labels ("mAP/k=4", "10%/mAP"), it is that of the most; where
+        it reports figures of masks beside those of boxes, it is the first of the masks.
+        """
+        found: dict[str, tuple[str, str]] = {}
+        for protocol, metric in self.whole().columns:
+            first = found.setdefault(protocol, (protocol, metric))[1]
+            of_masks = metric.startswith(_MASK) and not first.startswith(_MASK)
+            if of_masks or _AMOUNT.sub("", first) == _AMOUNT.sub("", metric):
+                found[protocol] = protocol, metric
+        return self._only(list(found.values()))
 
     def _only(self, columns: Sequence[tuple[str, str]]) -> ComparisonTable:
         return ComparisonTable(
@@ -179,6 +200,10 @@ def _skipped(path: Path, problems: list[str]) -> tuple[tuple[str, ...], list[tup
         problems.append(f"skipped.csv cannot be read: {error}")
         return (), []
     return (rows[0], rows[1:]) if rows else ((), [])
+
+
+def _is_whole(metric: str) -> bool:
+    return not metric.startswith(CLASS_PREFIXES) and _FORMS.search(metric) is None
 
 
 def _notes(notes: Any) -> list[str]:

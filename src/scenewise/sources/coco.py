@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import final
@@ -9,9 +10,11 @@ from typing import final
 import numpy as np
 
 from scenewise.errors import UserError, unknown_name
-from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
+from scenewise.sources.base import Instances, LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.coco_json import read_instances
+from scenewise.sources.coco_masks import Segmentations, read_segmentations
 from scenewise.sources.index import FileIndex, as_stored, check_some, listed_index, unreadable_note
+from scenewise.sources.masks import paint, stacked
 from scenewise.sources.objects import Objects, box_notes, file_state, kept_table, rotation_notes
 from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
@@ -30,7 +33,8 @@ class CocoSource(Source):
     A class is present in an image with a box of it that is no crowd. Where there are only crowd regions of it, it is
     not judged (-1), as COCO's own evaluation neither rewards nor punishes what is found in them. `boxes` has no crowds.
     The splits test and unlabeled, and every split of a folder without any instances file, have no labels. The file is
-    parsed once and its arrays are kept in the cache folder.
+    parsed once and its arrays are kept in the cache folder; its segmentations are, once more, when masks are first
+    asked for.
     """
 
     def __init__(self, spec: Spec, *, split: str | None, reindex: bool, progress: Progress | None) -> None:
@@ -42,6 +46,8 @@ class CocoSource(Source):
                 raise UserError(unknown_name(f"data: option {option} of coco:", value, allowed))
         _check_folder(root, f"{split}{year}")
         file = _instances_file(root, split, year)
+        self._file = file
+        self._segmentations: Segmentations | None = None
         self._objects = None if file is None else _open_objects(file, spec, reindex=reindex, progress=progress)
         if file is None and "classes" in spec.options:
             raise UserError(f"data: option classes of coco: needs annotations/instances_{split}{year}.json in {root}")
@@ -86,10 +92,65 @@ class CocoSource(Source):
 
     def boxes(self, index: int) -> LabelledBoxes:
         """Return the (n, 4) boxes that are no crowds, and the class of each; UserError without annotations."""
-        check_index(index, len(self))
+        return self._known()[0].boxes(self._index.row(check_index(index, len(self))))
+
+    def with_boxes(self) -> np.ndarray:
+        """Return (N,) bool: True where there is an instances file, as it says all that is in its images."""
+        return np.full(len(self), self._objects is not None)
+
+    def with_masks(self) -> np.ndarray:
+        """Return (N,) bool: whether each object of the classes chosen, crowds too, has a segmentation.
+
+        An image without any has one where at least one object of the split has.
+        """
         if self._objects is None:
+            return np.zeros(len(self), bool)
+        there = self._outlines().there()
+        drawn: np.ndarray = self._objects.every("position", lambda position: there[position])[self._index.rows()]
+        drawn &= there.any()
+        return drawn
+
+    def instances(self, index: int, *, masks: bool = False) -> Instances:
+        """Return the objects of an image in the file's order, crowds ignored; UserError without annotations."""
+        objects, file = self._known()
+        row = self._index.row(check_index(index, len(self)))
+        found = objects.instances(row)
+        if not masks:
+            return found
+        outlines, size = self._outlines(), _size(objects, row)
+        positions = objects.of_each("position", row).tolist()
+        if not outlines.there()[positions].all():
+            raise UserError(f"data: {file} has objects of {self[index].key} without segmentation: it has no masks")
+        drawn = [outlines.mask(position, size, file=file) for position in positions]
+        return dataclasses.replace(found, masks=stacked(drawn, size))
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Return (H, W) uint8, smaller objects on top of larger ones, 255 where there is only a crowd.
+
+        What is of a class that was not chosen is left out: its pixels are those of whatever lies below it.
+        """
+        found = self.instances(index, masks=True)
+        assert found.masks is not None
+        return paint(found.masks, found.classes, found.ignored, count=len(self.classes))
+
+    def _known(self) -> tuple[Objects, Path]:
+        if self._objects is None or self._file is None:
             raise UserError(f"data: {self.spec} has no boxes: there is no annotations/instances_*.json for its images")
-        return self._objects.boxes(self._index.row(index))
+        return self._objects, self._file
+
+    def _outlines(self) -> Segmentations:
+        """Return the segmentations, read at the first call: nobody else shall pay for them."""
+        if self._segmentations is None:
+            objects, file = self._known()
+            kept = kept_table(
+                f"coco segmentations {file.resolve()}",
+                (file_state(file), file_state(objects.file)),
+                lambda: read_segmentations(file),
+                reindex=False,
+                check=Segmentations,
+            )
+            self._segmentations = Segmentations(kept)
+        return self._segmentations
 
 
 def _check_folder(root: Path, images: str) -> None:

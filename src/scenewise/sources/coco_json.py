@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from scenewise.errors import UserError
-from scenewise.sources.objects import clip, make_table
+from scenewise.sources.objects import OBJECT, REGION, clip, make_table, per_image
 from scenewise.sources.problems import Problems
 
 _LISTS = ("images", "annotations", "categories")
@@ -30,53 +31,57 @@ class _Instances(NamedTuple):
 def read_instances(file: Path) -> pa.Table:
     """Return the images of an instances file with their objects (see objects.make_table), in the file's order.
 
-    Columns besides: file_name, height, width (as the file says). Facts: classes, clipped, dropped, crowds. A crowd
-    region has no box; its class is not judged in the image unless another object of it is there. UserError for what is
-    not JSON, not such a file, or wrong in it.
+    Columns besides: file_name, height, width (as the file says), and of each object its position among the file's
+    annotations. Facts: classes, clipped, dropped, crowds. A crowd is a region, whose box is clipped without a word: its
+    class is not judged in the image unless another object of it is there. UserError for what is not JSON, not such a
+    file, or wrong in it.
     """
-    content = _load(file)
+    content = load_instances(file, _keep)
     names, sizes, rows = _read_images(file, content["images"])
     classes = _read_categories(file, content["categories"])
     numbers = {identity: number for number, identity in enumerate(classes)}
     instances = _read_annotations(file, content["annotations"], rows, numbers)
-    single = np.flatnonzero(~instances.crowd)
-    within = clip(instances.boxes[single], sizes[instances.images[single]])
+    single = ~instances.crowd
+    within = clip(instances.boxes, sizes[instances.images])
     problems = Problems()
-    for place in np.flatnonzero(within.outside):
-        position = int(single[place])
+    for position in np.flatnonzero(within.outside & (single | np.isnan(instances.boxes).any(axis=1))):
         row = int(instances.images[position])
         shown = ", ".join(f"{value:g}" for value in instances.boxes[position])
         problems.add(
-            f"data: {file}, {_record(content['annotations'], position)}: the box ({shown}: left, top, right, bottom) "
-            f"lies more than 1 px outside its image {names[row]} of {sizes[row, 1]} x {sizes[row, 0]} pixels"
+            f"data: {file}, {record(content['annotations'], int(position))}: the box ({shown}: left, top, right, "
+            f"bottom) lies more than 1 px outside its image {names[row]} of {sizes[row, 1]} x {sizes[row, 0]} pixels"
         )
     problems.check()
-    kept = single[~within.empty]
-    crowds = np.flatnonzero(instances.crowd)
+    kept = np.flatnonzero(~within.empty | instances.crowd)
     return make_table(
         instances.images[kept],
-        within.boxes[~within.empty],
+        within.boxes[kept],
         instances.numbers[kept],
+        np.where(instances.crowd[kept], REGION, OBJECT),
         annotated=np.ones(len(names), bool),
-        unjudged=(instances.images[crowds], instances.numbers[crowds]),
         columns={
             "file_name": pa.array(names, pa.string()),
             "height": pa.array(sizes[:, 0], pa.int32()),
             "width": pa.array(sizes[:, 1], pa.int32()),
+            "position": per_image(instances.images[kept], kept.astype(np.int32), len(names)),
         },
         facts={
             "classes": list(classes.values()),
-            "clipped": int(within.moved.sum()),
-            "dropped": int(within.empty.sum()),
-            "crowds": len(crowds),
+            "clipped": int((within.moved & single).sum()),
+            "dropped": int((within.empty & single).sum()),
+            "crowds": int(instances.crowd.sum()),
         },
     )
 
 
-def _load(file: Path) -> dict[str, list[Any]]:
+def load_instances(file: Path, keep: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the content of an instances file with its three lists; keep: makes a dict of what each object holds.
+
+    UserError for what is not JSON or no such file.
+    """
     try:
         with file.open(encoding="utf-8") as stream:
-            content = json.load(stream, object_pairs_hook=_keep)
+            content = json.load(stream, object_pairs_hook=keep)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"data: {file} cannot be read as JSON: {error}") from None
     missing = [name for name in _LISTS if not isinstance(content, dict) or not isinstance(content.get(name), list)]
@@ -163,7 +168,7 @@ def _read_annotations(
                 fault = f"category_id {each['category_id']!r} is unknown; the {len(numbers)} categories are {known}"
             else:
                 fault = f"iscrowd is {alone!r}; allowed are 0 and 1"
-        problems.add(f"data: {file}, {_record(annotations, position)}: {fault}")
+        problems.add(f"data: {file}, {record(annotations, position)}: {fault}")
     problems.check()
     return _Instances(
         np.frombuffer(images, np.int64),
@@ -173,7 +178,8 @@ def _read_annotations(
     )
 
 
-def _record(annotations: list[Any], position: int) -> str:
+def record(annotations: list[Any], position: int) -> str:
+    """Return how an annotation is named in a message: its place in the list, and its id where it has one."""
     each = annotations[position]
     identity = each.get("id") if isinstance(each, dict) else None
     return f"annotations[{position}]" + ("" if identity is None else f" (id {identity})")

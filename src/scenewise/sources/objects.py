@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from scenewise.errors import UserError
-from scenewise.sources.base import LabelledBoxes
+from scenewise.sources.base import Instances, LabelledBoxes
 from scenewise.sources.cache import cache_folder
 
-_VERSION = 1  # raise when the same label file would give another table
+_VERSION = 2  # raise when the same label file would give another table
+OBJECT, GROUP, REGION = range(3)  # one thing; a box around many; a region that leaves its class not judged (a crowd)
 Facts = dict[str, object]
 
 
@@ -59,27 +60,34 @@ def make_table(
     images: np.ndarray,
     boxes: np.ndarray,
     numbers: np.ndarray,
+    kinds: np.ndarray,
     *,
     annotated: np.ndarray,
-    unjudged: tuple[np.ndarray, np.ndarray],
     columns: dict[str, pa.Array],
     facts: Facts,
 ) -> pa.Table:
     """Return the table of the images, one row each.
 
-    images, boxes, numbers: (n,) row, (n, 4) pixels and (n,) class of each object, in any order; those of an image keep
-    theirs. annotated: (rows,) bool, whether anybody looked for objects. unjudged: (m,) row and (m,) class of what is
-    there but not to be judged. columns: what else is known of each image. facts: what was counted, and `classes`.
+    images, boxes, numbers, kinds: (n,) row, (n, 4) pixels, (n,) class and (n,) kind (OBJECT, GROUP, REGION) of each
+    object, in any order; those of an image keep theirs. annotated: (rows,) bool, whether anybody looked for objects.
+    columns: what else is known of each image (`per_image` makes one of what is known of each object). facts: what was
+    counted, and `classes`.
     """
+    rows = len(annotated)
     flat = pa.array(np.ascontiguousarray(_by_image(images, boxes), np.float32).reshape(-1))
     lists = {
-        "box": _lists(images, pa.FixedSizeListArray.from_arrays(flat, 4), len(annotated)),
-        "number": _lists(images, pa.array(_by_image(images, numbers).astype(np.int16)), len(annotated)),
-        "unjudged": _lists(unjudged[0], pa.array(_by_image(*unjudged).astype(np.int16)), len(annotated)),
+        "box": _lists(images, pa.FixedSizeListArray.from_arrays(flat, 4), rows),
+        "number": per_image(images, numbers.astype(np.int16), rows),
+        "kind": per_image(images, kinds.astype(np.int8), rows),
         "annotated": pa.array(annotated.astype(np.int8)),
     }
     table = pa.table(lists | columns)
     return table.replace_schema_metadata({"facts": json.dumps(facts)})
+
+
+def per_image(images: np.ndarray, values: np.ndarray, rows: int) -> pa.Array:
+    """Return the (n,) values as a list for each of `rows` images; images: the (n,) row of each."""
+    return _lists(images, pa.array(_by_image(images, values)), rows)
 
 
 def _by_image(images: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -92,11 +100,19 @@ def _lists(images: np.ndarray, values: pa.Array, rows: int) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), values)
 
 
-def kept_table(name: str, state: Sequence[object], make: Callable[[], pa.Table], *, reindex: bool) -> Path:
+def kept_table(
+    name: str,
+    state: Sequence[object],
+    make: Callable[[], pa.Table],
+    *,
+    reindex: bool,
+    check: Callable[[Path], object] | None = None,
+) -> Path:
     """Return the file of a table in the cache folder, made now unless it is there.
 
     name: of what the table is about; state: what it was made from, as sizes and modification times: another state of
-    the same name takes its place. The processes of one run make it once.
+    the same name takes its place. check: opens the table, `Objects` unless said; one that it cannot open is made again.
+    The processes of one run make it once.
     """
     folder = cache_folder() / "index"
     folder.mkdir(exist_ok=True)
@@ -104,7 +120,7 @@ def kept_table(name: str, state: Sequence[object], make: Callable[[], pa.Table],
     digest = hashlib.blake2b(repr((_VERSION, *state)).encode(), digest_size=8).hexdigest()
     file = folder / f"{stem}.{digest}.objects.arrow"
     with filelock.FileLock(folder / f"{stem}.lock"):
-        if not reindex and _opens(file):
+        if not reindex and _opens(file, check or Objects):
             return file
         table = make()
         temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -122,9 +138,9 @@ def kept_table(name: str, state: Sequence[object], make: Callable[[], pa.Table],
     return file
 
 
-def _opens(file: Path) -> bool:
+def _opens(file: Path, check: Callable[[Path], object]) -> bool:
     try:
-        Objects(file)
+        check(file)
     except (UserError, pa.ArrowException, KeyError, ValueError):
         return False
     return True
@@ -139,21 +155,22 @@ def file_state(file: Path) -> tuple[str, int, int]:
 class Objects:
     """The boxes and classes of the images of a kept table, by row. Pickles as a path and the classes chosen.
 
+    file: the table's.
     chosen: the class numbers of the table that are wanted, None for all; results count classes within them.
     """
 
     def __init__(self, file: Path, chosen: Sequence[int] | None = None) -> None:
-        self._file = file
+        self.file = file
         self._chosen = chosen
         self._open()
 
     def _open(self) -> None:
         try:
-            with pa.memory_map(str(self._file)) as source:
+            with pa.memory_map(str(self.file)) as source:
                 self.table = pa.ipc.open_file(source).read_all()
         except OSError:
             raise UserError(
-                f"data: the labels kept in {self._file} were remade by another process; start again"
+                f"data: the labels kept in {self.file} were remade by another process; start again"
             ) from None
         self.facts: Facts = json.loads(self.table.schema.metadata[b"facts"])
         names = self.facts["classes"]
@@ -163,16 +180,16 @@ class Objects:
         self._column = np.full(len(names), -1)
         self._column[chosen] = np.arange(len(chosen))
         self._annotated = self.table["annotated"].chunk(0).to_numpy()  # int8: bits are no array
-        box, number, unjudged = (self.table[name].chunk(0) for name in ("box", "number", "unjudged"))
+        box, number, kind = (self.table[name].chunk(0) for name in ("box", "number", "kind"))
         self._boxes = box.values.values.to_numpy().reshape(-1, 4)
-        self._numbers = (number.offsets.to_numpy(), number.values.to_numpy())
-        self._unjudged = (unjudged.offsets.to_numpy(), unjudged.values.to_numpy())
+        self._offsets, self._numbers = number.offsets.to_numpy(), number.values.to_numpy()
+        self._kinds = kind.values.to_numpy()
 
     def __getstate__(self) -> tuple[Path, Sequence[int] | None]:
-        return self._file, self._chosen
+        return self.file, self._chosen
 
     def __setstate__(self, state: tuple[Path, Sequence[int] | None]) -> None:
-        self._file, self._chosen = state
+        self.file, self._chosen = state
         self._open()
 
     def __len__(self) -> int:
@@ -188,18 +205,47 @@ class Objects:
         return annotated
 
     def boxes(self, row: int) -> LabelledBoxes:
-        """Return the (n, 4) boxes of an image and the class of each, those of other classes left out."""
-        start, stop = self._numbers[0][row : row + 2]
-        columns = self._column[self._numbers[1][start:stop]]
-        return self._boxes[start:stop][columns >= 0], columns[columns >= 0].astype(np.int64)
+        """Return the (n, 4) boxes of an image and the class of each, regions and those of other classes left out."""
+        places, columns = self._of(row)
+        kept = self._kinds[places] != REGION
+        return self._boxes[places][kept], columns[kept]
+
+    def instances(self, row: int) -> Instances:
+        """Return every object of an image; groups and regions are ignored ones."""
+        places, columns = self._of(row)
+        return Instances(self._boxes[places], columns, self._kinds[places] != OBJECT)
+
+    def of_each(self, name: str, row: int) -> np.ndarray:
+        """Return what the column `name`, made by `per_image`, says of each of the instances of an image, (n,)."""
+        values: np.ndarray = self.table[name].chunk(0).values.to_numpy()[self._of(row)[0]]
+        return values
+
+    def every(self, name: str, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return (rows,) bool: whether `holds`, of the values of a `per_image` column, is true of each instance."""
+        values = self.table[name].chunk(0).values.to_numpy()
+        lacking = (self._column[self._numbers] >= 0) & ~holds(values)
+        images = np.repeat(np.arange(len(self)), np.diff(self._offsets))
+        without: np.ndarray = np.bincount(images[lacking], minlength=len(self)) == 0
+        return without
+
+    def any(self, name: str, holds: Callable[[np.ndarray], np.ndarray]) -> bool:
+        """Return whether `holds`, of the values of a `per_image` column, is true of any object of the table."""
+        return bool(holds(self.table[name].chunk(0).values.to_numpy()).any())
+
+    def _of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places in the table of the objects of an image, and the class of each among those chosen."""
+        places = np.arange(*self._offsets[row : row + 2])
+        columns = self._column[self._numbers[places]]
+        return places[columns >= 0], columns[columns >= 0].astype(np.int64)
 
     def labels(self, rows: np.ndarray) -> np.ndarray:
-        """Return (len(rows), classes) int8: 1 has a box, -1 not judged (unjudged only, or not annotated), 0 absent."""
+        """Return (len(rows), classes) int8: 1 has a box, -1 not judged (a region only, or not annotated), 0 absent."""
         labels = np.zeros((len(rows), len(self.classes)), np.int8)
         labels[self._annotated[rows] == 0] = -1
-        for (offsets, numbers), value in ((self._unjudged, -1), (self._numbers, 1)):
-            counts = offsets[rows + 1] - offsets[rows]
-            places = np.repeat(offsets[rows + 1] - np.cumsum(counts), counts) + np.arange(counts.sum())
-            images, columns = np.repeat(np.arange(len(rows)), counts), self._column[numbers[places]]
-            labels[images[columns >= 0], columns[columns >= 0]] = value
+        counts = self._offsets[rows + 1] - self._offsets[rows]
+        places = np.repeat(self._offsets[rows + 1] - np.cumsum(counts), counts) + np.arange(counts.sum())
+        images, columns = np.repeat(np.arange(len(rows)), counts), self._column[self._numbers[places]]
+        region = self._kinds[places] == REGION
+        for chosen, value in (((columns >= 0) & region, -1), ((columns >= 0) & ~region, 1)):
+            labels[images[chosen], columns[chosen]] = value
         return labels

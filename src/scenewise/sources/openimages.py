@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from scenewise.errors import UserError, unknown_name
-from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
+from scenewise.sources.base import Instances, LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.index import FileIndex, folder_index, unreadable_note
 from scenewise.sources.objects import Objects, box_notes, file_state, kept_table
 from scenewise.sources.openimages_csv import read_boxes, read_classes
@@ -29,7 +29,8 @@ _LAYOUT = (
 class OpenImagesSource(Source):
     """The images on the disk of one split, sorted by path, a subset as well as all. Key: the path from the root.
 
-    A class is present in an image with a box of it, boxes around groups and of depictions among them; no other is. An
+    A class is present in an image with a box of it, boxes around groups and of depictions among them; no other is. As
+    instances, groups are ignored: neither rewarded nor punished (Open Images' own challenge scores them apart). An
     image that the table of boxes does not name has not been looked at: none of its classes is judged (-1). The table is
     read once and its arrays are kept in the cache folder. Shares of the sides become pixels of the upright image.
     """
@@ -90,6 +91,28 @@ class OpenImagesSource(Source):
     def boxes(self, index: int) -> LabelledBoxes:
         """Return the (n, 4) boxes of the upright image, those of groups too, and the class of each."""
         return self._objects.boxes(check_index(index, len(self)))
+
+    def with_boxes(self) -> np.ndarray:
+        """Return (N,) bool: whether the table of boxes names the image."""
+        return self._objects.annotated()
+
+    def with_masks(self) -> np.ndarray:
+        """Return (N,) False: Open Images' masks, which only some of its objects have, are not read."""
+        return np.zeros(len(self), bool)
+
+    def instances(self, index: int, *, masks: bool = False) -> Instances:
+        """Return the objects of an image, those of groups ignored; UserError for masks."""
+        if masks:
+            raise _no_masks(self.spec)
+        return self._objects.instances(check_index(index, len(self)))
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Raise UserError: there are no masks."""
+        raise _no_masks(self.spec)
+
+
+def _no_masks(spec: str) -> UserError:
+    return UserError(f"data: {spec} has no masks: only the boxes of Open Images are read")
 
 
 def _table(root: Path, names: tuple[str, ...]) -> Path:

@@ -11,13 +11,14 @@ import pyarrow.compute
 import pyarrow.csv
 
 from scenewise.errors import UserError
-from scenewise.sources.objects import clip, make_table
+from scenewise.sources.objects import GROUP, OBJECT, clip, make_table
 from scenewise.sources.problems import Problems
 
 _SIDES = ("XMin", "YMin", "XMax", "YMax")  # shares of width and height, in our order; the file has XMin,XMax,YMin,YMax
 _TYPES = {name: pa.dictionary(pa.int32(), pa.string()) for name in ("ImageID", "LabelName")} | dict.fromkeys(
     _SIDES, pa.float32()
 )
+_GROUP = "IsGroupOf"  # 1 for a box around five or more that touch; the file may lack the column
 
 
 def read_classes(file: Path) -> dict[str, str]:
@@ -46,8 +47,9 @@ def read_classes(file: Path) -> dict[str, str]:
 def read_boxes(file: Path, classes: dict[str, str], ids: list[str], sizes: np.ndarray) -> pa.Table:
     """Return the objects of the images `ids` of (n, 2) upright sizes (see objects.make_table), boxes in pixels.
 
-    Rows of other images are only counted. Facts: classes, clipped, dropped, unused (images in the file that `ids` has
-    not). UserError for what is not such a table, an unknown class, a box more than 1 px outside its image.
+    Rows of other images are only counted. A box that `IsGroupOf` is a GROUP. Facts: classes, clipped, dropped, unused
+    (images in the file that `ids` has not). UserError for what is not such a table, an unknown class, a box more than
+    1 px outside its image.
     """
     rows = _read(file)
     images, codes = (rows[name].combine_chunks() for name in ("ImageID", "LabelName"))
@@ -78,13 +80,14 @@ def read_boxes(file: Path, classes: dict[str, str], ids: list[str], sizes: np.nd
             f"{ids[place[bad]]} of {width} x {height} pixels"
         )
     problems.check()
-    kept, none = ~within.empty, np.empty(0, np.int64)
+    kept = ~within.empty
+    group = _groups(rows)[used]
     return make_table(
         place[kept],
         within.boxes[kept],
         numbers[kept],
+        np.where(group[kept], GROUP, OBJECT),
         annotated=np.bincount(place, minlength=len(ids)) > 0,
-        unjudged=(none, none),
         columns={},
         facts={
             "classes": list(classes.values()),
@@ -95,8 +98,22 @@ def read_boxes(file: Path, classes: dict[str, str], ids: list[str], sizes: np.nd
     )
 
 
+def _groups(rows: pa.Table) -> np.ndarray:
+    """Return (n,) bool: whether a box goes around a group; -1 and an empty field stand for what nobody has said."""
+    if _GROUP not in rows.column_names:
+        return np.zeros(len(rows), bool)
+    group: np.ndarray = pa.compute.fill_null(pa.compute.equal(rows[_GROUP], 1), False).to_numpy()
+    return group
+
+
 def _read(file: Path) -> pa.Table:
-    options = pa.csv.ConvertOptions(column_types=_TYPES, include_columns=list(_TYPES))
+    try:
+        with file.open("rb") as stream:
+            grouped = _GROUP.encode() in stream.readline()
+    except OSError as error:
+        raise UserError(f"data: cannot read {file}: {error}") from None
+    types = _TYPES | ({_GROUP: pa.int8()} if grouped else {})
+    options = pa.csv.ConvertOptions(column_types=types, include_columns=list(types))
     try:
         rows = pa.csv.read_csv(file, convert_options=options)
     except (pa.ArrowException, OSError) as first:

@@ -14,6 +14,7 @@ from scenewise.sources.stl10 import Stl10Source
 from scenewise.sources.synthetic import SyntheticSource
 from scenewise.sources.tinyimagenet import TinyImageNetSource
 from scenewise.sources.voc import VocSource
+from scenewise.sources.yolo import YoloSource
 
 
 def open_source(
@@ -41,6 +42,8 @@ def open_source(
             return CocoSource(spec, split=split, reindex=reindex, progress=progress)
         case "openimages":
             return OpenImagesSource(spec, split=split, reindex=reindex, progress=progress)
+        case "yolo":
+            return YoloSource(spec, split=split, reindex=reindex, progress=progress)
         case "tinyimagenet":
             return TinyImageNetSource(spec, split=split, reindex=reindex, progress=progress)
         case "stl10":

@@ -11,7 +11,8 @@ import numpy as np
 
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources import scene_drawing, scene_plan
-from scenewise.sources.base import LabelledBoxes, Labels, Source, check_index
+from scenewise.sources.base import Instances, LabelledBoxes, Labels, Source, check_index
+from scenewise.sources.masks import stacked
 from scenewise.sources.scene_kinds import KINDS
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
@@ -62,19 +63,43 @@ class SyntheticSource(Source):
 
     def boxes(self, index: int) -> LabelledBoxes:
         """Return the (n, 4) boxes around what is visible of each object, farthest first, and the kind of each."""
-        scene = scene_drawing.draw(self._seed, self._split, check_index(index, self._count))
-        boxes, kinds = [], []
-        for number, kind in enumerate(scene.kinds, start=1):
-            rows, columns = np.nonzero(scene.instances == number)
-            if len(rows):
-                boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-                kinds.append(kind)
-        return np.array(boxes, np.float32).reshape(-1, 4), np.array(kinds, np.int64)
+        found = self.instances(index)
+        return found.boxes, found.classes
 
-    def masks(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return two (H, W) uint8 maps: instances (0 background, k the k-th object) and classes (0, kind + 1)."""
-        scene = scene_drawing.draw(self._seed, self._split, check_index(index, self._count))
-        return scene.instances, np.array([0, *(kind + 1 for kind in scene.kinds)], np.uint8)[scene.instances]
+    def with_boxes(self) -> np.ndarray:
+        """Return (N,) True."""
+        return np.ones(self._count, bool)
+
+    def with_masks(self) -> np.ndarray:
+        """Return (N,) True."""
+        return np.ones(self._count, bool)
+
+    def instances(self, index: int, *, masks: bool = False) -> Instances:
+        """Return what can be seen of the objects of a scene, farthest first; none is ignored."""
+        scene = self._scene(index)
+        boxes, kinds, seen = [], [], []
+        for number, kind in enumerate(scene.kinds, start=1):
+            mask = scene.instances == number
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            if len(rows):
+                boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+                kinds.append(kind)
+                seen.append(mask)
+        return Instances(
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(kinds, np.int64),
+            np.zeros(len(kinds), bool),
+            stacked(seen, scene.instances.shape) if masks else None,
+        )
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Return (H, W) uint8: kind + 1 of each pixel, 0 for what is no object, the twigs before one among it."""
+        scene = self._scene(index)
+        classes: np.ndarray = np.array([0, *(kind + 1 for kind in scene.kinds)], np.uint8)[scene.instances]
+        return classes
+
+    def _scene(self, index: int) -> scene_drawing.Scene:
+        return scene_drawing.draw(self._seed, self._split, check_index(index, self._count))
 
 
 def _pixels(seed: int, split: str, index: int) -> np.ndarray:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from scenewise.errors import UserError, unknown_name
-from scenewise.sources import voc_layout
-from scenewise.sources.base import LabelledBoxes, Labels, Progress, Source, check_index
+from scenewise.sources import voc_layout, voc_masks
+from scenewise.sources.base import NOT_JUDGED, Instances, LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.index import FileIndex, as_stored, check_some, listed_index, unreadable_note
+from scenewise.sources.masks import stacked
 from scenewise.sources.objects import box_notes, rotation_notes
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
@@ -23,7 +25,8 @@ class VocSource(Source):
 
     Image labels come from `ImageSets/Main/<class>_<split>.txt` (there 1 is present, 0 only difficult ones, -1 absent),
     else from the objects: present if one is not difficult, -1 (not judged) if all are. Boxes are those of
-    the files as stored, so an EXIF rotation is not applied.
+    the files as stored, so an EXIF rotation is not applied. What is of a class that was not chosen is left out: it is
+    no instance, and background in the class map.
     """
 
     def __init__(self, spec: Spec, *, split: str | None, reindex: bool, progress: Progress | None) -> None:
@@ -37,6 +40,7 @@ class VocSource(Source):
         index = listed_index(root, paths, name=f"voc {year} {split}", reindex=reindex, progress=progress)
         check_some(index, folder)
         self._index = index
+        self._folder, self._chosen = folder, np.array(chosen)
         rotated = int((index.orientations() != 1).sum())
         rows = index.rows()
         sizes: list[tuple[int, int] | None] = [None] * len(ids)
@@ -59,6 +63,9 @@ class VocSource(Source):
             return
         kept = [[each for each in annotations.objects[row] if each.number in chosen] for row in rows]
         self._offsets = np.cumsum([0, *map(len, kept)])
+        self._listed = np.array(annotations.listed, np.int64)[rows]
+        self._places = np.array([each.place for boxes in kept for each in boxes], np.int64)
+        self._difficult = np.array([each.difficult for boxes in kept for each in boxes], bool)
         self._boxes = np.array([each.box for boxes in kept for each in boxes], np.float32).reshape(-1, 4)
         self._numbers = np.array([chosen.index(each.number) for boxes in kept for each in boxes], np.int64)
 
@@ -83,11 +90,58 @@ class VocSource(Source):
 
     def boxes(self, index: int) -> LabelledBoxes:
         """Return the (n, 4) boxes, difficult ones too, and the class of each; UserError without annotations."""
+        own = self._own(index)
+        return self._boxes[own], self._numbers[own]
+
+    def with_boxes(self) -> np.ndarray:
+        """Return (N,) bool: True where the split has annotations, as each of its images then must have one."""
+        return np.full(len(self), self._offsets is not None)
+
+    def with_masks(self) -> np.ndarray:
+        """Return (N,) bool: whether an image has both pictures, of the masks of its objects and of its classes."""
+        masked = voc_masks.masked_ids(self._folder)
+        there: np.ndarray = self.with_boxes()
+        there &= np.array([_identity(path) in masked for path in self._index.paths()])
+        return there
+
+    def instances(self, index: int, *, masks: bool = False) -> Instances:
+        """Return the objects of an image, difficult ones ignored; UserError without annotations, or a faulty picture.
+
+        Where masks are asked for, an object without a pixel is ignored too: VOC paints void over what is unclear.
+        """
+        own = self._own(index)
+        found = Instances(self._boxes[own], self._numbers[own], self._difficult[own])
+        if not masks:
+            return found
+        size = self._stored(index).size
+        numbers = voc_masks.read_objects(
+            self._folder, self._identity(index), size=size, listed=int(self._listed[index])
+        )
+        drawn = stacked([numbers == place for place in self._places[own]], size)
+        return dataclasses.replace(found, ignored=found.ignored | ~drawn.any(axis=(1, 2)), masks=drawn)
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Return (H, W) uint8 as `SegmentationClass` says, 255 where it is void; classes that were not chosen are 0."""
+        check_index(index, len(self))
+        value = np.zeros(256, np.uint8)
+        value[self._chosen + 1] = np.arange(len(self._chosen)) + 1
+        value[NOT_JUDGED] = NOT_JUDGED
+        painted = voc_masks.read_classes(self._folder, self._identity(index), size=self._stored(index).size)
+        classes: np.ndarray = value[painted]
+        return classes
+
+    def _own(self, index: int) -> slice:
         check_index(index, len(self))
         if self._offsets is None:
             raise UserError(f"data: {self.spec} has no boxes: there is no Annotations/*.xml for its images")
-        start, stop = self._offsets[index : index + 2]
-        return self._boxes[start:stop], self._numbers[start:stop]
+        return slice(*self._offsets[index : index + 2])
+
+    def _identity(self, index: int) -> str:
+        return _identity(self._index.path(index))
+
+
+def _identity(path: bytes) -> str:
+    return Path(os.fsdecode(path)).stem
 
 
 def _chosen(text: str | None) -> list[int]:

@@ -23,17 +23,25 @@ _VALUE = {"1": 1, "0": -1, "-1": 0}  # a class file's 0 is "only difficult ones"
 
 
 class LabelledBox(NamedTuple):
-    """One object: its class among the 20, whether it is marked difficult, and its box, right and bottom exclusive."""
+    """One object: its place in the file (from 1), its class among the 20, whether it is difficult, its box.
 
+    The box's right and bottom are exclusive.
+    """
+
+    place: int
     number: int
     difficult: bool
     box: tuple[float, float, float, float]
 
 
 class Annotations(NamedTuple):
-    """The objects of each image, and how many boxes were clipped by up to a pixel, and dropped because empty."""
+    """The objects of each image, and how many boxes were clipped by up to a pixel, and dropped because empty.
+
+    objects: those with a box. listed: how many the file of an image has in all, the number of the last one.
+    """
 
     objects: list[list[LabelledBox]]
+    listed: list[int]
     clipped: int
     dropped: int
 
@@ -116,7 +124,7 @@ def read_annotations(folder: Path, ids: list[str], sizes: list[Size | None]) -> 
     present = {path.stem for path in (folder / "Annotations").glob("*.xml")}
     if present.isdisjoint(ids):
         return None
-    problems, objects, clipped, dropped = Problems(), [], 0, 0
+    problems, objects, listed, clipped, dropped = Problems(), [], [], 0, 0
     for identity, size in zip(ids, sizes, strict=True):
         file = folder / "Annotations" / f"{identity}.xml"
         kept: list[LabelledBox] = []
@@ -125,14 +133,14 @@ def read_annotations(folder: Path, ids: list[str], sizes: list[Size | None]) -> 
         except (OSError, ElementTree.ParseError, ValueError) as error:
             problems.add(f"data: {file}: {'no such file' if isinstance(error, FileNotFoundError) else error}")
             found = []
-        for position, labelled in enumerate(found, start=1):
+        for labelled in found:
             box = _clip(labelled.box, size)
             if box is None:
                 assert size is not None
                 shown = ", ".join(f"{value:g}" for value in labelled.box)
                 problems.add(
-                    f"data: {file}, object {position}: the box ({shown}) lies more than 1 px outside its image of "
-                    f"{size[1]} x {size[0]} pixels"
+                    f"data: {file}, object {labelled.place}: the box ({shown}) lies more than 1 px outside its image "
+                    f"of {size[1]} x {size[0]} pixels"
                 )
             elif box[2] <= box[0] or box[3] <= box[1]:
                 dropped += 1
@@ -140,8 +148,9 @@ def read_annotations(folder: Path, ids: list[str], sizes: list[Size | None]) -> 
                 clipped += box != labelled.box
                 kept.append(labelled._replace(box=box))
         objects.append(kept)
+        listed.append(len(found))
     problems.check()
-    return Annotations(objects, clipped, dropped)
+    return Annotations(objects, listed, clipped, dropped)
 
 
 def _parse(file: Path) -> list[LabelledBox]:
@@ -160,7 +169,7 @@ def _parse(file: Path) -> list[LabelledBox]:
         if not all(map(math.isfinite, (left, top, right, bottom))):
             raise ValueError(f"object {position}: the box {ends} is not finite")
         difficult = element.findtext("difficult", "0").strip() == "1"
-        found.append(LabelledBox(_NUMBER[name], difficult, (left - 1, top - 1, right, bottom)))
+        found.append(LabelledBox(position, _NUMBER[name], difficult, (left - 1, top - 1, right, bottom)))
     return found
 
 

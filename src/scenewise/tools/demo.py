@@ -15,7 +15,7 @@ from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.report.records import ComparisonTable
-from scenewise.tools.comparison import comparison_markdown
+from scenewise.tools.compare import comparison_markdown
 from scenewise.tools.judge import judge
 from scenewise.tools.report import report_run, report_runs
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
-from scenewise.backbones import load_subject
+from scenewise.backbones import Subject, load_subject
 from scenewise.engine.config import build, read_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.plan import choose_device
@@ -16,9 +20,49 @@ from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.evaluate.exam import Exam
-from scenewise.evaluate.run import Options, choose_protocols, evaluate_exam
+from scenewise.evaluate.protocols import load_protocol
+from scenewise.evaluate.run import PROTOCOLS, Chosen, Options, choose_protocols, evaluate_exam
 from scenewise.sources import Source, open_source, parse_spec
+from scenewise.sources.base import Progress
 from scenewise.views.opencv import use_one_thread
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What subjects are judged by, the same for each of them; `options`, `epochs`, `iterations`: see `evaluate_exam`.
+
+    size: side in pixels, instead of each subject's own. device: as torch names it.
+    """
+
+    protocols: Sequence[str] = ("knn", "linear")
+    options: Options = field(default_factory=dict)
+    epochs: int | None = None
+    iterations: int | None = None
+    size: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 0
+
+    def choose(self) -> Chosen:
+        """Return the protocols with their settings; UserError for all that is wrong with them."""
+        return choose_protocols(self.protocols, self.options, epochs=self.epochs, iterations=self.iterations)
+
+    def exam(self, subject: Subject, train: Source, test: Source, progress: Progress | None = None) -> Exam:
+        """Return the exam of a subject, which has read no image yet."""
+        return Exam(
+            backbone=subject.backbone,
+            train=train,
+            test=test,
+            size=subject.size,
+            mean=subject.mean,
+            std=subject.std,
+            seed=self.seed,
+            limit=self.limit,
+            device=torch.device(self.device),
+            workers=self.workers,
+            progress=progress,
+        )
 
 
 def judge(
@@ -44,32 +88,80 @@ def judge(
     wrong input, before any work.
     """
     display = display or Quiet()
-    choose_protocols(protocols, options or {}, epochs=epochs, iterations=iterations)
-    where = choose_device(device)
-    use_one_thread()
-    for spec in filter(None, (data, test_data)):
-        parse_spec(spec)
+    terms = Terms(
+        protocols=protocols,
+        options=options or {},
+        epochs=epochs,
+        iterations=iterations,
+        size=size,
+        limit=limit,
+        seed=seed,
+        device=choose_device(device),
+        workers=workers,
+    )
+    check_names(terms, data, test_data)
     loaded = load_subject(subject, seed=seed, size=size)
     train, test = open_splits(data, test_data, display, reindex=reindex)
-    notes = [*loaded.notes, *pool_notes(subject, test)]
-    with display.bar(f"evaluating {subject}", None) as bar:
-        exam = Exam(
-            backbone=loaded.backbone,
-            train=train,
-            test=test,
-            size=loaded.size,
-            mean=loaded.mean,
-            std=loaded.std,
-            seed=seed,
-            limit=limit,
-            device=torch.device(where),
-            workers=workers,
-            progress=lambda text, done, total: bar.update(done, total=total, text=text),
+    return judge_subject(loaded, train, test, terms, display=display, title=f"evaluating {subject}")
+
+
+def check_names(terms: Terms, data: str, test_data: str | None) -> None:
+    """Raise UserError for protocols, settings and kinds of data that do not exist, before anything is opened."""
+    terms.choose()
+    for spec in filter(None, (data, test_data)):
+        parse_spec(spec)
+
+
+def judge_subject(
+    subject: Subject, train: Source, test: Source, terms: Terms, *, display: Display, title: str
+) -> Evaluation:
+    """Return the figures of one subject on opened sources, under a progress bar of that title."""
+    use_one_thread()
+    notes = [*subject.notes, *pool_notes(subject.name, test)]
+    with display.bar(title, None) as bar:
+        exam = terms.exam(
+            subject, train, test, progress=lambda text, done, total: bar.update(done, total=total, text=text)
         )
         found = evaluate_exam(
-            exam, protocols=protocols, options=options, epochs=epochs, iterations=iterations, subject=subject
+            exam,
+            protocols=terms.protocols,
+            options=terms.options,
+            epochs=terms.epochs,
+            iterations=terms.iterations,
+            subject=subject.name,
         )
     return dataclasses.replace(found, notes=(*notes, *found.notes))
+
+
+def protocol_options(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by dotted name, `{"knn.k": 200}`, as protocol -> setting -> value; UserError without a dot."""
+    wrong = [name for name in settings if "." not in name.strip(".")]
+    if wrong:
+        raise UserError(*(f"--set {name}: write PROTOCOL.SETTING=VALUE, for example --set knn.k=200" for name in wrong))
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        protocol, _, setting = name.partition(".")
+        options.setdefault(protocol, {})[setting] = value
+    return options
+
+
+def protocol_lines(*, settings: bool = False) -> list[str]:
+    """Return a line a protocol: name and summary; with `settings` each of them too, as `--set` takes it."""
+    lines = []
+    for name, summary in PROTOCOLS.items():
+        protocol = load_protocol(name)
+        lines.append(f"{name:14} {summary}; needs {protocol.needs}")
+        if settings:
+            config = protocol.config()
+            lines += [f"  {name}.{entry.name}={_shown(config, entry.name)}" for entry in dataclasses.fields(config)]
+    return lines
+
+
+def _shown(config: Any, name: str) -> str:
+    """Return a setting's value as `--set` reads it: in YAML, on one line."""
+    value = dataclasses.asdict(config)[name]
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def open_splits(data: str, test_data: str | None, display: Display, *, reindex: bool = False) -> tuple[Source, Source]:

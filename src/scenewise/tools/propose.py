@@ -13,7 +13,6 @@ from scenewise.errors import UserError, unknown_name
 from scenewise.proposals.base import Generator
 from scenewise.proposals.generators import GENERATORS, make_generator
 from scenewise.proposals.kept import LIMIT
-from scenewise.proposals.selective_search import WORKING_SIZE
 from scenewise.sources import parse_spec
 from scenewise.views.opencv import check_opencv
 
@@ -28,8 +27,8 @@ def propose_data(
     workers: int | None = None,
     bing_model: Path | None = None,
     like: Path | None = None,
-    mode: str = "light",
-    working_size: int = WORKING_SIZE,
+    mode: str | None = None,
+    working_size: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reindex: bool = False,
@@ -67,11 +66,11 @@ def propose_data(
 
 
 def _generator(
-    name: str, *, bing_model: Path | None, like: Path | None, mode: str, working_size: int
+    name: str, *, bing_model: Path | None, like: Path | None, mode: str | None, working_size: int | None
 ) -> Generator | None:
     """Return the generator of that name; None for the labelled boxes."""
     if name == LABELS:
         return None
     if name not in GENERATORS:
         raise UserError(unknown_name("--generator", name, (*GENERATORS, LABELS)))
-    return make_generator(name, bing_model=bing_model, like=like, mode=mode, working_size=working_size or None)
+    return make_generator(name, bing_model=bing_model, like=like, mode=mode, working_size=working_size)

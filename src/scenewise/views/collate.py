@@ -35,11 +35,11 @@ def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = ()) -> Batch:
 
 
 def normalise(
-    views: UInt8[Tensor, "*batch 3 S S"],
+    views: UInt8[Tensor, "*batch 3 H W"],
     *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
-) -> Float32[Tensor, "*batch 3 S S"]:
+) -> Float32[Tensor, "*batch 3 H W"]:
     """Return (views / 255 - mean) / std in float32, on the views' device and with their memory layout.
 
     `mean` and `std` are per channel, of RGB values in 0..1.

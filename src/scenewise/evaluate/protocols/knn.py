@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from scenewise.errors import UserError
-from scenewise.evaluate.metrics import knn_votes
 from scenewise.evaluate.neighbours import nearest
 from scenewise.evaluate.protocol import Protocol, frozen
 from scenewise.evaluate.task import Outcome, Part, Task
@@ -17,42 +17,79 @@ from scenewise.evaluate.task import Outcome, Part, Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """InstDisc's vote with DINO's settings; MoCo's CIFAR notebook, MSVQ and lightly use k = 200, temperature = 0.1."""
+    """InstDisc's vote with DINO's settings. Features are pooled, of the test view, in training images too.
+
+    | published variant | k | temperature | vote | normalise |
+    | --- | --- | --- | --- | --- |
+    | InstDisc, DINO (eval_knn.py) | 20, also 10, 100, 200 | 0.07 | exp | true |
+    | MoCo's CIFAR notebook, MSVQ, lightly | 200 | 0.1 | exp | true |
+    | VISSL (nearest_neighbor_test.py) | 200 | 0.1 | exp | false |
+    | MSF, ISD, CompRess (eval_knn.py) | 1, 20 | none | majority | true |
+
+    vote: a neighbour counts exp(similarity / temperature) ("exp"), or 1 ("majority": the temperature has no effect).
+    normalise: the similarity is the cosine; otherwise the dot product of the features as they are, which is VISSL's
+    default (its L2_NORM_FEATS is off). There exp overflows in float32 and leaves ties; here only the ratios of the
+    votes are computed, so it does not.
+
+    Ties are broken by rule: the lower training image is nearer, the lower class wins. MSF draws among tied classes.
+    """
 
     k: int = 20  # DINO (arXiv 2104.14294, section 4.2): best of 10, 20, 100, 200
     temperature: float = 0.07  # InstDisc (arXiv 1805.01978, section 3.4), DINO
+    vote: Literal["exp", "majority"] = "exp"  # InstDisc, DINO
+    normalise: bool = True  # InstDisc, DINO
+
+
+def check_settings(config: Config) -> None:
+    """Raise UserError for a temperature that cannot be."""
+    if not config.temperature > 0:
+        raise UserError(f"knn.temperature: {config.temperature} must be above 0")
 
 
 def run(task: Task, config: Config) -> Outcome:
     """Return the figures of the vote on the test images: scores are each class's share of the neighbours' weights.
 
-    A neighbour's weight is exp(cosine / temperature). UserError when k or the temperature does not fit.
+    UserError when k or the temperature does not fit.
     """
+    check_settings(config)
     size = len(task.train.features)
     if not 1 <= config.k <= size:
         raise UserError(
             f"knn.k: {config.k} is not possible with {size} training images; allowed are 1..{size}; "
             f"give data with at least {config.k} labelled training images, and a --limit that is no smaller"
         )
-    if not config.temperature > 0:
-        raise UserError(f"knn.temperature: {config.temperature} must be above 0")
-    return task.outcome(votes(task, config), f"knn: k = {config.k}, temperature = {config.temperature:g}")
+    weighing = f"temperature = {config.temperature:g}" if config.vote == "exp" else "majority vote"
+    similarity = "" if config.normalise else ", dot product of features that are not normalised"
+    return task.outcome(votes(task, config), f"knn: k = {config.k}, {weighing}{similarity}")
 
 
 def votes(task: Task, config: Config) -> Float64[Tensor, "queries classes"]:
     """Return each test image's share of its neighbours' weights for each class (N, C)."""
-    vote = multi_label_votes if task.multi_label else _single_label_votes
+    vote = multi_label_votes if task.multi_label else single_label_votes
     return vote(task.train, task.test.features, classes=len(task.classes), config=config)
 
 
-def _single_label_votes(
-    bank: Part, queries: Tensor, *, classes: int, config: Config
+def vote_weights(similarity: Float[Tensor, "queries k"], config: Config) -> Float64[Tensor, "queries k"]:
+    """Return what each neighbour counts, up to a factor for each query."""
+    if config.vote == "majority":
+        return torch.ones_like(similarity, dtype=torch.float64)  # whole numbers, so that ties are exact
+    return (similarity.double() / config.temperature).softmax(dim=1)
+
+
+def single_label_votes(
+    bank: Part, queries: Float[Tensor, "queries features"], *, classes: int, config: Config
 ) -> Float64[Tensor, "queries classes"]:
-    return knn_votes(queries, bank.features, bank.labels, classes=classes, k=config.k, temperature=config.temperature)
+    """Return for each query (N, C) the share of the neighbours' weights that is of the class."""
+    scores = torch.zeros(len(queries), classes, dtype=torch.float64, device=queries.device)
+    for chunk, similarity, rows in nearest(queries, bank.features, k=config.k, normalise=config.normalise):
+        weights = vote_weights(similarity, config)
+        found = scores[chunk].scatter_add(1, bank.labels[rows].long(), weights)
+        scores[chunk] = found / weights.sum(dim=1, keepdim=True)
+    return scores
 
 
 def multi_label_votes(
-    bank: Part, queries: Tensor, *, classes: int, config: Config
+    bank: Part, queries: Float[Tensor, "queries features"], *, classes: int, config: Config
 ) -> Float64[Tensor, "queries classes"]:
     """Return for each query (N, C) the share of the neighbours' weights that has the class, among the judged.
 
@@ -62,8 +99,8 @@ def multi_label_votes(
     judged, present = (labels >= 0).double(), (labels > 0).double()  # (M, C)
     prior = present.sum(dim=0) / judged.sum(dim=0).clamp_min(1)  # (C,)
     scores = torch.empty(len(queries), classes, dtype=torch.float64, device=queries.device)
-    for chunk, cosine, rows in nearest(queries, bank.features, k=config.k):
-        weights = (cosine.double() / config.temperature).softmax(dim=1)[:, None]  # (chunk, 1, k)
+    for chunk, similarity, rows in nearest(queries, bank.features, k=config.k, normalise=config.normalise):
+        weights = vote_weights(similarity, config)[:, None]  # (chunk, 1, k)
         mass = (weights @ judged[rows])[:, 0]  # (chunk, C)
         share = (weights @ present[rows])[:, 0] / mass
         scores[chunk] = torch.where(mass > 0, share, prior)
@@ -71,5 +108,8 @@ def multi_label_votes(
 
 
 PROTOCOL = Protocol(
-    "weighted vote of the 20 nearest training images by cosine; nothing is trained", Config, frozen(run)
+    "weighted vote of the 20 nearest training images by cosine; nothing is trained",
+    Config,
+    frozen(run),
+    check=lambda exam, config: check_settings(config),
 )

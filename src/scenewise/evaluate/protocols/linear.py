@@ -3,12 +3,15 @@
 Softmax cross-entropy where an image has one class, a sigmoid and binary cross-entropy per class where it may have
 several (labels that are not judged do not count). The whole grid of learning rates and weight decays is trained at
 once: the layers of all grid points lie side by side in one matrix, so a step costs one wider matrix product.
+
+With `recipe`, one of the published probes instead, with its own settings (`linear_recipes`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +20,16 @@ from torch import Tensor
 
 from scenewise import keys
 from scenewise.errors import UserError
+from scenewise.evaluate.batched_precision import batched_precision_statistic
+from scenewise.evaluate.exam import Exam
+from scenewise.evaluate.figures import precision_statistic
+from scenewise.evaluate.linear_layers import Layers, Standardise
+from scenewise.evaluate.linear_recipes import RECIPES, train
 from scenewise.evaluate.metrics import mean_average_precision
-from scenewise.evaluate.protocol import Protocol, frozen
+from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Part, Task
 from scenewise.evaluate.training import length
+from scenewise.sources.base import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,61 +44,102 @@ class Config:
     # L2-regularised L-BFGS solution (22.8 and 22.7); the best rates were 0.3 to 3.
     learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     weight_decays: tuple[float, ...] = (0.0, 1e-4, 1e-3)  # 0 is MoCo's and SimCLR's; few labels want more (measured)
-    iterations: int | None = 1000  # at least (measured: 500 give the same mAP)
-    epochs: int | None = 20  # at least: 50,000 images take 3,920 iterations
     batch_size: int = 256  # MoCo, SwAV, MSF
     momentum: float = 0.9  # MoCo, SwAV, MSF
     held_out: float = 0.2  # of the training part, to choose the grid point on: ours
+    # "grid", or the name of a published probe with all its settings, see `linear_recipes.RECIPES`.
+    recipe: Literal["grid", "moco", "simsiam-lars", "simclr", "byol", "swav", "ressl", "msf"] = "grid"
+    # Without either: 20 epochs and at least 1000 iterations for the grid, the recipe's own epochs otherwise.
+    epochs: int | None = None
+    iterations: int | None = None
+    # Adds "mAP/batches of N", the mean of the mAP of N test images at a time, which OAC publishes (N = 256 / GPUs).
+    batch_map: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standardise:
-    """Subtract `mean` (G,) and multiply by `scale` (G,); features that never vary become 0."""
-
-    mean: Float[Tensor, " features"]
-    scale: Float[Tensor, " features"]
-
-    @classmethod
-    def fit(cls, features: Float[Tensor, "images features"]) -> Standardise:
-        """Return the map under which these features have mean 0, deviation 1 and a mean squared length of 1."""
-        deviation, mean = torch.std_mean(features, dim=0, correction=0)
-        varies = deviation > 1e-6 * deviation.amax().clamp_min(torch.finfo(torch.float32).tiny)
-        scale = torch.where(varies, 1 / deviation, 0.0) / math.sqrt(features.shape[1])
-        return cls(mean, scale)
-
-    def __call__(self, features: Float[Tensor, "images features"]) -> Float[Tensor, "images features"]:
-        """Return the features on that scale."""
-        return (features - self.mean) * self.scale
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """Linear layers of all grid points: weight (G, points * C), bias (points * C,), behind one standardisation."""
-
-    standardise: Standardise
-    weight: Float[Tensor, "features outputs"]
-    bias: Float[Tensor, " outputs"]
-    points: int
-
-    def __call__(self, features: Float[Tensor, "images features"]) -> Float[Tensor, "points images classes"]:
-        """Return the logits of each grid point."""
-        logits = torch.addmm(self.bias, self.standardise(features), self.weight)
-        return logits.reshape(len(features), self.points, -1).movedim(1, 0)
+GRID_ONLY = (
+    "learning_rates",
+    "weight_decays",
+    "batch_size",
+    "momentum",
+    "held_out",
+)  # settings recipes have themselves
+GRID_EPOCHS = 20  # 50,000 images take 3,920 iterations
+GRID_ITERATIONS = 1000  # at least (measured: 500 give the same mAP)
+IMAGENET_IMAGES = 1_281_167  # what the recipes were made for; a small data set gives them few iterations
 
 
 Point = tuple[float, float]  # learning rate, weight decay
 
 
-def run(task: Task, config: Config) -> Outcome:
-    """Choose the settings within the training part, learn on all of it with them, score the test images once."""
-    return task.outcome(*probe(task, config))
+def run(task: Task, config: Config, *, progress: Progress | None = None) -> Outcome:
+    """Choose the settings within the training part, learn on all of it with them, score the test images once.
+
+    A published recipe leaves nothing to choose. UserError for settings that do not fit.
+    """
+    check_settings(config, multi_label=task.multi_label)
+    if config.recipe == "grid":
+        scores, *notes = probe(task, config)
+    else:
+        scores, *notes = published(task, config, progress=progress)
+    if config.batch_map is None:
+        return task.outcome(scores, *notes)
+    scores, labels = scores.cpu(), task.test.labels.cpu()
+    whole = precision_statistic(scores, labels, task.classes)
+    batched = batched_precision_statistic(scores, labels, batch=config.batch_map)
+    notes.append(
+        f"linear: mAP/batches of {config.batch_map} is the mean of the mAP of test mini-batches, as OAC publishes it; "
+        "it reads higher than mAP, which is over the whole test set"
+    )
+    return task.measure(lambda weights: {**whole(weights), **batched(weights)}, *notes)
+
+
+def check_settings(config: Config, *, multi_label: bool) -> None:
+    """Raise UserError for settings that cannot be, or that would have no effect."""
+    problems = []
+    if not config.learning_rates or not config.weight_decays:
+        problems.append("linear: learning_rates and weight_decays must each hold at least one value")
+    if config.recipe != "grid":
+        given, usual = asdict(config), asdict(Config())
+        problems += [
+            f"linear.{name}: {given[name]} has no effect on recipe {config.recipe}, which has its own; leave it out, "
+            'or set recipe to "grid"'
+            for name in GRID_ONLY
+            if given[name] != usual[name]
+        ]
+    if config.batch_map is not None and config.batch_map < 1:
+        problems.append(f"linear.batch_map: {config.batch_map} must be above 0; published 256 / number of GPUs")
+    if config.batch_map is not None and not multi_label:
+        problems.append("linear.batch_map: is for data with several classes an image; leave it out")
+    if problems:
+        raise UserError(*problems)
+
+
+def published(
+    task: Task, config: Config, *, progress: Progress | None = None
+) -> tuple[Float64[Tensor, "images classes"], str, str]:
+    """Return the test images' scores (N, C) by the published recipe, and sentences on how it was trained."""
+    recipe, classes = RECIPES[config.recipe], len(task.classes)
+    scorer, how = train(
+        task.train,
+        recipe,
+        classes,
+        seed=task.seed,
+        epochs=config.epochs,
+        iterations=config.iterations,
+        progress=progress,
+    )
+    usual = length(IMAGENET_IMAGES, recipe.batch, epochs=recipe.epochs, iterations=None)
+    published_length = f"published: batch {recipe.batch}, {recipe.epochs} epochs, on ImageNet {usual:,} iterations"
+    return (
+        scorer(task.test.features).double(),
+        f"linear: recipe {config.recipe}: {how} ({published_length}); nothing was chosen",
+        "linear: the published probe also crops and flips the training images; here each is seen in the test view",
+    )
 
 
 def probe(task: Task, config: Config) -> tuple[Float64[Tensor, "images classes"], str]:
-    """Return the test images' scores (N, C) and a sentence on the settings chosen."""
+    """Return the test images' scores (N, C) and a sentence on the settings chosen from the grid."""
     grid = [(rate, decay) for decay in config.weight_decays for rate in config.learning_rates]
-    if not grid:
-        raise UserError("linear: learning_rates and weight_decays must each hold at least one value")
     point, note = choose(task.train, grid, len(task.classes), seed=task.seed, config=config)
     layers = fit(task.train, [point], len(task.classes), seed=task.seed, config=config)
     return layers(task.test.features)[0].double(), note
@@ -161,7 +211,7 @@ def fit(part: Part, grid: list[Point], classes: int, *, seed: int, config: Confi
     rates = features.new_tensor([rate for rate, _ in grid]).repeat_interleave(classes)  # (points * C,)
     decays = features.new_tensor([decay for _, decay in grid]).repeat_interleave(classes)
     batch = min(config.batch_size, images)
-    steps = length(images, batch, epochs=config.epochs, iterations=config.iterations)
+    steps = _iterations(images, batch, config)
     for step, rows in enumerate(_batches(images, batch, steps, seed=seed)):
         rows = rows.to(features.device)
         inputs = features[rows]  # (B, G)
@@ -174,6 +224,12 @@ def fit(part: Part, grid: list[Point], classes: int, *, seed: int, config: Confi
             speed.mul_(config.momentum).add_(slope)
             value.sub_(rate * (slope + config.momentum * speed))
     return Layers(standardise, weight, bias, points)
+
+
+def _iterations(images: int, batch: int, config: Config) -> int:
+    if config.epochs is None and config.iterations is None:
+        return length(images, batch, epochs=GRID_EPOCHS, iterations=GRID_ITERATIONS)
+    return length(images, batch, epochs=config.epochs, iterations=config.iterations)
 
 
 def _errors(
@@ -196,6 +252,14 @@ def _batches(images: int, batch: int, steps: int, *, seed: int) -> list[Int[Tens
     return batches[:steps]
 
 
+def _run(exam: Exam, config: Config) -> Outcome:
+    return run(exam.task(), config, progress=exam.progress)
+
+
+def _check(exam: Exam, config: Config) -> None:
+    check_settings(config, multi_label=exam.train.multi_label)
+
+
 PROTOCOL = Protocol(
-    "a linear layer on the frozen features, its settings chosen within the training part", Config, frozen(run)
+    "a linear layer on the frozen features, its settings chosen within the training part", Config, _run, check=_check
 )
