@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 setup: $(VENV)/installed-test
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --durations 15
 
 test-all: $(VENV)/installed-test
 	$(BIN)/python -m pytest
