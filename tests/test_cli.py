@@ -243,6 +243,7 @@ def test_evaluate_prints_a_table_and_writes_json(run: Path, tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "| knn | mAP |" in printed
     assert "| knn | AP/star |" in printed
+    assert "note: knn: k = 20" in printed
     content: dict[str, Any] = json.loads(file.read_text())
     assert content.keys() == {"subject", "data", "protocols", "counts", "notes"}
     assert content["subject"] == str(run)

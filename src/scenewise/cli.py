@@ -64,6 +64,7 @@ LabelledOption = Annotated[
 TestDataOption = Annotated[str | None, typer.Option(help="labelled images to test on")]
 ProtocolOption = Annotated[str, typer.Option(help=f"names with commas between: {PROTOCOL_NAMES}")]
 SizeOption = Annotated[int | None, typer.Option(min=16, help="pixels; the subject's own by default")]
+MinPositivesOption = Annotated[int, typer.Option(min=1, help="training images a class needs to count")]
 LimitOption = Annotated[int | None, typer.Option(min=2, help="images of each split, drawn by the seed")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="length of every protocol that trains by gradient")]
 IterationsOption = Annotated[int | None, typer.Option(min=1, help="the same, in steps")]
@@ -363,6 +364,7 @@ def evaluate(
     protocol: ProtocolOption = "knn,linear",
     size: SizeOption = None,
     limit: LimitOption = None,
+    min_positives: MinPositivesOption = 1,
     epochs: EpochsOption = None,
     iterations: IterationsOption = None,
     settings: ProtocolSettingsOption = None,
@@ -386,6 +388,7 @@ def evaluate(
         protocol=protocol,
         size=size,
         limit=limit,
+        min_positives=min_positives,
         epochs=epochs,
         iterations=iterations,
         settings=flat_settings(settings or []),
@@ -398,6 +401,8 @@ def evaluate(
     typer.echo(result.to_markdown())
     if result.rows(per_class=True):
         typer.echo(result.to_markdown(per_class=True))
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     _write_json(json_file, result.to_json())
 
 
@@ -421,6 +426,7 @@ def compare(
     ] = False,
     size: Annotated[int | None, typer.Option(min=16, help="pixels, of all; each subject's own by default")] = None,
     limit: LimitOption = None,
+    min_positives: MinPositivesOption = 1,
     epochs: EpochsOption = None,
     iterations: IterationsOption = None,
     settings: ProtocolSettingsOption = None,
@@ -448,6 +454,7 @@ def compare(
         html=html,
         size=size,
         limit=limit,
+        min_positives=min_positives,
         epochs=epochs,
         iterations=iterations,
         settings=flat_settings(settings or []),

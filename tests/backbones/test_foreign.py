@@ -256,6 +256,101 @@ def test_one_missing_entry_is_never_a_partial_load(case: str) -> None:
     assert not found.complete and gone not in found.state
 
 
+def _few(state: State) -> State:
+    return dict(list(state.items())[:9])
+
+
+def _misspelt(state: State) -> State:
+    return {
+        key.replace("weight", "wieght").replace("bias", "bais").replace("running", "run"): state[key] for key in state
+    }
+
+
+DAMAGED: dict[str, tuple[State, Callable[[State], Any], str]] = {  # a whole encoder beside the evaluated one
+    "moco": (
+        RESNET,
+        lambda s: {"state_dict": _under("module.encoder_q.", s) | _under("module.encoder_k.", OTHER) | QUEUE},
+        "MoCo v1 and v2 (state_dict, encoder_q.*)",
+    ),
+    "moco v3": (
+        VIT,
+        lambda s: _under("module.base_encoder.", s) | _under("module.momentum_encoder.", OTHER_VIT),
+        "MoCo v3 (base_encoder.*)",
+    ),
+    "openselfsup": (
+        RESNET,
+        lambda s: _under("encoder_q.0.", s) | _under("encoder_k.0.", OTHER) | _under("backbone.", OTHER) | QUEUE,
+        "OpenSelfSup, DenseCL, mmselfsup and mmpretrain (encoder_q.0.*)",
+    ),
+    "mmselfsup": (
+        RESNET,
+        lambda s: _under("encoder_k.0.", OTHER) | _under("backbone.", s) | QUEUE,
+        "OpenSelfSup, DenseCL, mmselfsup and mmpretrain (backbone.*)",
+    ),
+    "dino": (
+        VIT,
+        lambda s: {"student": _under("module.backbone.", OTHER_VIT), "teacher": _under("backbone.", s)},
+        "DINO (teacher, backbone.*)",
+    ),
+    "dino, plain": (VIT, lambda s: {"student": OTHER_VIT, "teacher": s}, "DINO (teacher)"),
+    "lightly dino": (
+        RESNET,
+        lambda s: _under("student_backbone.", OTHER) | _under("teacher_backbone.", s),
+        "DINO (teacher_backbone.*)",
+    ),
+    "byol-pytorch": (
+        RESNET,
+        lambda s: _under("target_encoder.net.", OTHER) | _under("online_encoder.net.", s),
+        "BYOL-pytorch (online_encoder.net.*)",
+    ),
+    "lightly-train": (
+        VIT,
+        lambda s: (
+            _under("embedding_model.wrapped_model._model.", OTHER_VIT)
+            | _under("teacher_embedding_model.wrapped_model._model.", s)
+        ),
+        "lightly-train (teacher_embedding_model.wrapped_model._model.*)",
+    ),
+    "solo-learn": (
+        RESNET,
+        lambda s: _under("momentum_backbone.", OTHER) | _under("backbone.", s) | {"projector.0.weight": torch.zeros(1)},
+        "solo-learn (backbone.*)",
+    ),
+    "lightly": (
+        RESNET,
+        lambda s: _under("backbone_momentum.", OTHER) | _under("backbone.", s) | {"projection_head.w": torch.zeros(1)},
+        "lightly (backbone.*)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", [_few, _misspelt])
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_encoder_does_not_give_way_to_another(case: str, damage: Callable[[State], State]) -> None:
+    state, write, shown = DAMAGED[case]
+    assert _find(write(state), state).complete
+    found = _find(write(damage(state)), state)
+    assert not found.complete
+    if damage is _few or case != "openselfsup":  # of which nothing tells the styles apart
+        assert found.shown() == shown
+
+
+def test_what_a_damaged_encoder_lacks_is_listed(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": _under("encoder_q.", _few(state)) | _under("encoder_k.", state)}, file)
+    words = r"MoCo v1 and v2 \(state_dict, encoder_q\.\*\)\) does not fit 'resnet18': missing: layer1\.0\.bn1"
+    with pytest.raises(UserError, match=words):
+        load_backbone(file, name="resnet18")
+
+
+@pytest.mark.parametrize("beside", ["projector.", "head.", "projection_head."])
+def test_a_wrapped_model_within_the_named_encoder_is_read(beside: str) -> None:
+    content = _under("ema.model.", OTHER) | _under("backbone.model.", RESNET) | {f"{beside}weight": torch.zeros(1)}
+    found = _find(content, RESNET)
+    assert found.complete and found.prefix == "backbone.model." and found.style.encoder
+
+
 def test_an_encoder_without_a_known_name_beside_another_is_refused() -> None:
     with pytest.raises(UserError, match=r"several encoders \(left\.\*, right\.\*\) and nothing says which"):
         _find(_under("left.", RESNET) | _under("right.", OTHER), RESNET)

@@ -142,9 +142,22 @@ def test_what_cannot_be_found(text: str, message: str) -> None:
 def test_options_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "other.pth"
     torch.save(torchvision.models.resnet18().state_dict(), file)
-    for query, message in (("nme=resnet18", "Did you mean 'name'"), ("name=resnet18&size=big", "size='big'")):
+    for query, message in (
+        ("nme=resnet18", "Did you mean 'name'"),
+        ("name=resnet18&size=big", "size='big'"),
+        ("name=resnet18&size=", "size=''"),
+        ("name=resnet18&size=0", "size='0' is too small; at least 16 px"),
+        ("name=resnet18&size=15", "size='15' is too small"),
+    ):
         with pytest.raises(UserError, match=message):
             load_subject(f"{file}?{query}")
+
+
+def test_too_small_a_size() -> None:
+    assert load_subject("random:resnet18", size=16).size == 16
+    for size in (15, 0, -64):
+        with pytest.raises(UserError, match=f"size: {size} px is too small; at least 16 px"):
+            load_subject("random:resnet18", size=size)
 
 
 def test_size_no_multiple_of_the_patch() -> None:

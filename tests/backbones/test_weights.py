@@ -172,6 +172,64 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
         load_backbone(foreign(tmp_path, state), name="resnet18")
 
 
+STRANGE = {
+    "int64": lambda value: value.long(),
+    "bool": lambda value: value > 0,
+    "complex64": lambda value: value.to(torch.complex64),
+    "sparse_coo": lambda value: value.to_sparse(),
+    "meta": lambda value: value.to("meta"),
+    "quantised": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    "nested": lambda value: torch.nested.nested_tensor(list(value)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, on making and reading such tensors
+@pytest.mark.parametrize("kind", STRANGE)
+def test_weights_that_are_no_plain_floats(kind: str) -> None:
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    strange = {key: STRANGE[kind](value) if value.ndim == 4 else value for key, value in state.items()}
+    with pytest.raises(UserError, match=rf"floating-point.*: conv1\.weight \({kind}\), layer1.* and 14 more"):
+        weights_module.fill(create_backbone("resnet18", seed=0), strange, source="file")
+
+
+def test_strange_tensors_of_a_file(tmp_path: Path) -> None:
+    state = {key: value.long() for key, value in torchvision.models.resnet18().state_dict().items()}
+    with pytest.raises(UserError, match=r"foreign\.pth.*conv1\.weight \(int64\)"):
+        load_backbone(foreign(tmp_path, state), name="resnet18")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_other_precisions_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {key: v.to(dtype) if v.ndim else v.int() for key, v in torchvision.models.resnet18().state_dict().items()}
+    weight = load_backbone(foreign(tmp_path, state), name="resnet18").model.conv1.weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, state["conv1.weight"].float())
+
+
+def test_weights_beyond_float32_are_not_finite(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().double().state_dict()
+    state["conv1.weight"][0, 0, 0, 0] = 1e300
+    with pytest.raises(UserError, match=r"not finite in conv1\.weight"):
+        load_backbone(foreign(tmp_path, state), name="resnet18")
+
+
+@pytest.mark.parametrize("ending", ["", ".0"])
+@pytest.mark.parametrize(("name", "heads"), [("resnet18", ("fc", "classifier")), ("convnext_atto", ("head.fc",))])
+def test_a_classifier_is_no_reason(tmp_path: Path, name: str, heads: tuple[str, ...], ending: str) -> None:
+    state = timm.create_model(name, num_classes=0).state_dict()
+    gone = next(key for key in state if key.endswith("norm.weight" if name != "resnet18" else "bn2.weight"))
+    state[gone + "s"] = state.pop(gone)
+    state |= {f"{head}{ending}.{each}": torch.zeros(1) for head in heads for each in ("weight", "bias")}
+    with pytest.raises(UserError) as caught:
+        load_backbone(foreign(tmp_path, state), name=name)
+    assert str(caught.value).endswith(f"missing: {gone}; unexpected: {gone}s")
+
+
+def test_a_classifier_alone_does_not_fit() -> None:
+    state = timm.create_model("resnet18").state_dict()
+    with pytest.raises(UserError, match=r"unexpected: fc\.weight, fc\.bias"):
+        weights_module.fill(create_backbone("resnet18", seed=0), state, source="file")
+
+
 class Attack:
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -186,6 +244,14 @@ def test_a_pickle_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than tensors"):
         load_backbone(file, name="resnet18")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_pickle_protocol_is_refused_without_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "five.pth"
+    torch.save({"state_dict": Attack(tmp_path / "harm")}, file, pickle_protocol=5)
+    with pytest.raises(UserError, match="more than tensors"):
+        load_backbone(file, name="resnet18")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -218,8 +284,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("size", None, "damaged metadata"),
         ("mean", "[1]", "damaged metadata"),
         ("std", "{}", "damaged metadata"),
+        ("size", "-3", "damaged metadata: size -3 is no whole number of pixels, at least 1"),
+        ("size", "64.5", "damaged metadata: size 64.5 is no whole number"),
+        ("size", "6_4", "damaged metadata: size 6_4 is no whole number"),
+        ("mean", "[NaN, 0, 0]", r"damaged metadata: mean \[NaN, 0, 0\] is not three finite numbers"),
+        ("mean", '["a", 0, 0]', "damaged metadata: mean"),
+        ("mean", f"[1{400 * '0'}, 0, 0]", "damaged metadata: mean"),
+        ("std", "[1, Infinity, 1]", "damaged metadata: std .* is not three finite numbers above 0"),
+        ("std", "[1, 0, 1]", r"damaged metadata: std \[1, 0, 1\] is not three finite numbers above 0"),
+        ("std", "[1, -1, 1]", "damaged metadata: std"),
         ("stem", "huge", "unknown stem 'huge'"),
-        ("name", "resnet5", "Did you mean 'resnet50'"),
+        ("name", "resnet5", r"weights\.safetensors: .*Did you mean 'resnet50'"),
+        ("name", "", r"weights\.safetensors: backbone: unknown name ''"),
         ("name", "resnet34", "does not fit 'resnet34'"),
         ("norm", "group", "does not fit 'resnet18'"),
     ],

@@ -19,7 +19,7 @@ from scenewise import keys
 from scenewise.backbones import create_backbone
 from scenewise.errors import UserError
 from scenewise.evaluate.exam import Exam
-from scenewise.evaluate.linear_svm import GRIDS, MAX_ITERATIONS, compact, fit_planes, middle_cost, unit_rows
+from scenewise.evaluate.linear_svm import GRIDS, MAX_ITERATIONS, compact, fit_planes, middle_cost, presence, unit_rows
 from scenewise.evaluate.protocols import svm
 from scenewise.evaluate.run import choose_protocols
 from scenewise.evaluate.task import Part, Task
@@ -218,3 +218,24 @@ def test_it_runs_on_grid_features_of_a_real_backbone(make_source):
     assert {"mAP", "mAP/area", "mAP/11point", "AP/red"} <= set(outcome.figures)
     assert outcome.figures["mAP/area"].value >= outcome.figures["mAP"].value
     assert any("the published tool reports the area form (mAP/area)" in note for note in outcome.notes)
+
+
+def test_one_class_an_image_takes_one_c_by_accuracy():
+    task = make_task(multi=False)
+    scores, notes = svm.classify(task, svm.Config())
+    assert sum("for all classes, of 19 values, by 3-fold accuracy" in note for note in notes) == 1
+    rows, present = unit_rows(task.train.features), presence(task.train.labels, len(task.classes))[0]
+    place, parts, _ = svm.choose_common_cost(rows, present, GRIDS["openselfsup"], folds=3, seed=task.seed)
+    alone, _ = svm.classify(task, svm.Config(costs=(GRIDS["openselfsup"][place],)))
+    assert parts == 3
+    torch.testing.assert_close(scores, alone, rtol=1e-6, atol=1e-6)
+
+
+def test_a_backbone_without_a_map_is_refused_before_any_image_is_read(make_source):
+    train, test = make_source("train", multi=True), make_source("test", multi=True)
+    exam = Exam(backbone=create_backbone("vit_tiny_patch16_224", seed=0, size=32), train=train, test=test, size=32)
+    with pytest.raises(UserError, match=r"svm: backbone: 'vit_tiny_patch16_224' .*; or set svm.grid=0"):
+        svm.PROTOCOL.check(exam, svm.Config())
+    svm.PROTOCOL.check(exam, svm.Config(grid=0))
+    with pytest.raises(UserError, match=r"svm.grid: 100 is not possible; allowed are 0 \(pooled features\) to 7"):
+        svm.PROTOCOL.check(exam, svm.Config(grid=100))

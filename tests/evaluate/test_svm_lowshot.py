@@ -193,3 +193,12 @@ def test_it_runs_on_grid_features_of_a_real_backbone(make_source):
     )
     outcome = lowshot.PROTOCOL.run(exam, lowshot.Config(samples=2, costs=(1.0, 0.1)))
     assert "mAP/k=4" in outcome.figures and len(outcome.images) == 16
+
+
+def test_c_is_not_chosen_on_images_that_all_have_the_class_or_all_lack_it():
+    rows, present = np.eye(4), np.array([[True], [True], [False], [False]])
+    weights, offsets = np.zeros((1, 4, 3)), np.zeros((1, 3))
+    for outside in ([True, False, False, False], [False, False, True, True]):
+        sample = lowshot.Sample(weights, offsets, np.array([outside]), 0)
+        place, how = lowshot.choose_on_train([sample], rows, present, (1.0, 0.1, 0.01))
+        assert place == 1 and how.startswith("not chosen")

@@ -134,7 +134,7 @@ def test_unreadable_images_are_not_in_the_source_but_named(tmp_path: Path, save:
     assert set(skipped) == {"0a.jpg", "2a.jpg", "3a.png", "9.png", "broken.jpg"}
     assert {skip.index for skip in source.unreadable} == {-1}
     assert skipped["0a.jpg"] == "empty file" and "1-pixel" in skipped["3a.png"]
-    assert any("5 of 10 images were left out" in note for note in source.notes)
+    assert any("5 of 10 images cannot be used and were left out, e.g. " in note for note in source.notes)
 
 
 def test_a_folder_that_cannot_be_listed_is_named(

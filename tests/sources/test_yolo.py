@@ -169,6 +169,8 @@ def test_repeated_empty_and_overhanging_labels_are_counted(tmp_path: Path, save:
         ("0 .5 .5 .5 .5 .9", "6 numbers are not"),
         ("0 .1 .1 .2 .2 .3 .3 .4", "8 numbers are not"),
         ("cat .5 .5 .5 .5", "'cat .5 .5 .5 .5' is not `class x y width height`"),
+        ("0_0 .5 .5 .5 .5", "'0_0 .5 .5 .5 .5' is not `class x y width height`"),
+        ("0 .5 .5 .5 0.2_5", "'0 .5 .5 .5 0.2_5' is not"),
         ("0 nan .5 .5 .5", "not finite"),
         ("0 .5 .5 -.5 .5", "its box is -0.5 wide"),
         ("0 .5 .5 1.03 .5", r"reaches from \(-0.015, 0.25\).*more than 1 px out of its image of 80 x 40 pixels"),
@@ -180,6 +182,18 @@ def test_a_faulty_line_is_named(tmp_path: Path, save: SaveImage, line: str, word
     _tree(tmp_path, save, {"a": f"0 .5 .5 .5 .5\n{line}\n"})
     with pytest.raises(UserError, match=rf"labels/train/a\.txt, line 2: .*{words}"):
         open_source(f"yolo:{tmp_path}")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, save: SaveImage) -> None:
+    _tree(tmp_path, save)
+    for file in (tmp_path / "classes.txt", tmp_path / "labels/train/a.txt"):
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    source = _open(f"yolo:{tmp_path}")
+    assert source.classes == ("cat", "dog", "red bird") and source.boxes(0)[1].tolist() == [0, 2]
+    file = _yaml(tmp_path, "names: [cat, dog, bird]\ntrain: images.txt\n")
+    for path, text in ((file, file.read_text()), (tmp_path / "images.txt", "images/train/b.jpg\n")):
+        path.write_text(text, encoding="utf-8-sig")
+    assert [record.key for record in _open(f"yolo:{file}")] == ["images/train/b.jpg"]
 
 
 def test_label_files_and_images_that_do_not_match(tmp_path: Path, save: SaveImage) -> None:
@@ -218,6 +232,16 @@ def test_what_is_missing_from_the_layout_is_named(tmp_path: Path, save: SaveImag
         ("train: images/train", "has no names"),
         ("names: [a]\nval: images/train", "option split of yolo"),
         ("names: [a, b]\nnc: 3\ntrain: images/train", "nc is 3, but there are 2 names"),
+        ("names: [a, b]\nnc: '2'\ntrain: images/train", "nc is '2' .str.; it must be a whole number: nc: 2"),
+        ("names: [a, b]\nnc: 2.0\ntrain: images/train", "nc is 2.0 .float."),
+        ("names: [a]\nnc: yes\ntrain: images/train", "nc is True .bool."),
+        ("names: [a]\nnc:\ntrain: images/train", "nc is None .NoneType."),
+        ("names: [yes, no]\ntrain: images/train", "class 0 is True .bool., no text; quote it"),
+        ("names: [a, ]\ntrain: images/train\nval: [~]\nnc: [1]", "nc is .1. .list."),
+        ("names: [a, ~]\ntrain: images/train", "class 1 is None .NoneType., no text; quote it"),
+        ("names: {0: a, 1: 1.10}\ntrain: images/train", "class 1 is 1.1 .float., no text; quote it"),
+        ("names: {no: a, yes: b}\ntrain: images/train", "must number the classes 0 to 1"),
+        ("names: [2020-13-45]\ntrain: images/train", "cannot be read as YAML"),
         ("names: {1: a, 2: b}\ntrain: images/train", "must number the classes 0 to 1"),
         ("names: [a, a]\ntrain: images/train", "calls two classes 'a'"),
         ("names: []\ntrain: images/train", "names no class"),
@@ -261,7 +285,7 @@ def test_an_image_that_cannot_be_read_takes_its_labels_along(tmp_path: Path, sav
     (tmp_path / "images/train/a.jpg").write_bytes(b"")
     source = _open(f"yolo:{tmp_path}")
     assert len(source) == 3 and source.boxes(0)[1].tolist() == [1]
-    assert source.notes[0] == "1 of 4 images cannot be read and were left out."
+    assert source.notes[0].startswith("1 of 4 images cannot be used and were left out, e.g. ")
 
 
 CORNER = st.tuples(st.integers(0, 16), st.integers(0, 16))  # in sixteenths of the sides

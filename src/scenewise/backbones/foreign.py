@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,6 +19,8 @@ from scenewise.errors import UserError
 Table = Mapping[str, Tensor]
 Where = tuple[str, ...]
 COUNTERS = "num_batches_tracked"  # files older than torch 0.4.1 lack them; they play no part in evaluation
+_COMMON = ("backbone.", "encoder.")  # prefixes that may be any model's, unless something else says whose
+_TEACHER: Where = ("teacher",)
 _SHOWN = 4  # groups of entries that were left out, named in a note
 _WRAPPERS: tuple[Where, ...] = (
     (),
@@ -102,7 +104,7 @@ STYLES = (
     PLAIN,
     Style("MoCo v1 and v2", ("encoder_q.",), encoder="the query encoder"),
     MOCO_V3,
-    Style("DINO", ("backbone.", ""), where=(("teacher",),), encoder="the teacher"),
+    Style("DINO", ("backbone.", ""), where=(_TEACHER,), encoder="the teacher"),
     Style("DINO", ("teacher.backbone.", "teacher_backbone."), encoder="the teacher"),
     Style("DINO", ("backbone.", ""), where=(("student",),), encoder="the student, as there is no teacher"),
     Style("BYOL-pytorch", ("online_encoder.net.",), encoder="the online encoder"),
@@ -153,7 +155,8 @@ class Found:
     """A backbone found in a file.
 
     state: its entries under timm's names; what is named as if it belonged to it is there too, so that nothing of the
-    backbone is dropped in silence. left: the other entries. complete: whether every expected entry is there.
+    backbone is dropped in silence. left: the other entries. complete: whether every expected entry is there. present:
+    whether some entry has the prefix.
     """
 
     style: Style
@@ -162,6 +165,7 @@ class Found:
     state: dict[str, Tensor]
     left: tuple[str, ...]
     complete: bool
+    present: bool
 
     def fitting(self, required: frozenset[str]) -> int:
         """Return how many of the required entries are there."""
@@ -176,28 +180,44 @@ class Found:
 def find_backbone(content: object, expected: Iterable[str], *, source: str) -> Found:
     """Return the backbone in the content of a file, in the first style that has most of the expected entries.
 
-    That style decides even where it lacks some, and is then not complete: a damaged query encoder must not give way to
-    the key encoder beside it. Without such a style, that of a single prefix before all entries is taken, whatever it
-    is; else the closest. Entries of a deeper network of the same kind count as the backbone's, so it does not fit.
+    The first style whose evaluated encoder is named in the file decides even where that one lacks entries, and is then
+    not complete: a damaged query encoder must not give way to the key encoder beside it. Only what lies within it may
+    fit better. Without such a style, that of a single prefix before all entries is taken, whatever it is; else the
+    closest. Entries of a deeper network of the same kind count as the backbone's, so it does not fit.
     UserError for a file without tensors, and for several encoders of which no style says the one to take.
     """
     wanted = frozenset(expected)
     required = frozenset(key for key in wanted if not key.endswith(COUNTERS))
-    closest = None
+    named = closest = None
+    for found in _readings(content, wanted, required):
+        if named is not None and not (found.where == named.where and found.prefix.startswith(named.prefix)):
+            continue
+        if 2 * found.fitting(required) > len(required):
+            return found
+        if named is None and _names_its_encoder(found):
+            named = closest = found
+        elif closest is None or found.fitting(required) > closest.fitting(required):
+            closest = found
+    if closest is None:
+        raise UserError(f"weights: {source} holds no state dict (names to tensors)")
+    return _under_any_prefix(content, wanted, required, named, source) or closest
+
+
+def _readings(content: object, wanted: frozenset[str], required: frozenset[str]) -> Iterator[Found]:
     for style in STYLES:
         for where in style.where:
             table = _table(content, where)
-            if not table or not _signed(table, style):
-                continue
-            for prefix in style.prefixes:
-                found = _read(table, style, where, prefix, wanted, required)
-                if 2 * found.fitting(required) > len(required):
-                    return found
-                if closest is None or found.fitting(required) > closest.fitting(required):
-                    closest = found
-    if closest is None:
-        raise UserError(f"weights: {source} holds no state dict (names to tensors)")
-    return _under_any_prefix(content, wanted, required, source) or closest
+            if table and _signed(table, style):
+                yield from (_read(table, style, where, prefix, wanted, required) for prefix in style.prefixes)
+
+
+def _names_its_encoder(found: Found) -> bool:
+    """Return whether there is something under a prefix that only the evaluated encoder of its style has."""
+    if not found.style.encoder or not found.present:
+        return False
+    if found.where == _TEACHER:
+        return True
+    return found.prefix != "" and (found.prefix not in _COMMON or bool(found.style.signs))
 
 
 def _table(content: object, where: Where) -> dict[str, Tensor]:
@@ -229,16 +249,22 @@ def _read(
     # Of a file that fits, what lies beside the backbone is another matter; of one that does not, all of it is shown.
     own = {key: ours for key, ours in named.items() if not complete or ours.partition(".")[0] in parts}
     state = {ours: table[key] for key, ours in own.items()}
-    return Found(style, where, prefix, state, tuple(key for key in table if key not in own), complete)
+    return Found(style, where, prefix, state, tuple(key for key in table if key not in own), complete, bool(named))
 
 
-def _under_any_prefix(content: object, wanted: frozenset[str], required: frozenset[str], source: str) -> Found | None:
+def _under_any_prefix(
+    content: object, wanted: frozenset[str], required: frozenset[str], named: Found | None, source: str
+) -> Found | None:
+    """Return the one encoder that is complete under some prefix; named: within which one it must be."""
     one = min(required)
     found = []
-    for where in _WRAPPERS:
+    for where in _WRAPPERS if named is None else (named.where,):
         table = _table(content, where)
-        prefixes = sorted(key[: -len(one)] for key in table if key.endswith(f".{one}"))
-        found += [_read(table, Style("a plain prefix", (each,)), where, each, wanted, required) for each in prefixes]
+        within = named.prefix if named else ""
+        prefixes = sorted(key[: -len(one)] for key in table if key.endswith(f".{one}") and key.startswith(within))
+        for each in prefixes:
+            style = named.style if named else Style("a plain prefix", (each,))
+            found.append(_read(table, style, where, each, wanted, required))
     complete = [each for each in found if each.complete]
     if len(complete) > 1:
         listed = ", ".join(f"{each.prefix}*" for each in complete)

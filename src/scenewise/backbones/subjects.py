@@ -29,6 +29,7 @@ from scenewise.backbones.weights import fill, load_weights, without_classifier
 from scenewise.errors import MissingError, UserError, unknown_name
 
 FORMS = "a run folder, a weights file, random:NAME, timm:NAME, torchvision:NAME"
+MIN_SIZE = 16  # px, as for `data.size` of a run (engine/config.py)
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # how timm's weights are called on the Hugging Face hub
 
 # The architectures that timm and torchvision share, key by key.
@@ -68,11 +69,14 @@ def load_subject(text: str, *, seed: int = 0, size: int | None = None) -> Subjec
     A weights file without Scenewise's metadata says its architecture behind it: `FILE?name=resnet50`, also
     `&stem=cifar`, `&norm=group`, `&size=96`. seed: of random weights. size: side in pixels to use it at, instead of the
     one it was trained at. Published weights are read from this machine's caches only, never fetched.
-    Raises UserError for what does not fit, MissingError (one too) for weights that are not on this machine.
+    Raises UserError for what does not fit and for a size below `MIN_SIZE`, MissingError (one too) for weights that are
+    not on this machine.
     """
     kind, colon, name = text.partition(":")
     if not text:
         raise UserError(f"subject: no name given. Allowed: {FORMS}")
+    if size is not None and size < MIN_SIZE:
+        raise UserError(f"size: {size} px is too small; at least {MIN_SIZE} px")
     if Path(text).exists() or not colon or "/" in kind or len(kind) == 1:  # one letter: a Windows drive
         backbone, notes = _from_file(text)
     elif kind in _KINDS:
@@ -96,6 +100,8 @@ def _from_file(text: str) -> tuple[Backbone, tuple[str, ...]]:
             raise UserError(unknown_name("subject", option, ("name", "stem", "norm", "size")))
     if not options.get("size", "1").isdecimal():
         raise UserError(f"subject: size={options['size']!r} is not a number of pixels")
+    if int(options.get("size", MIN_SIZE)) < MIN_SIZE:
+        raise UserError(f"subject: size={options['size']!r} is too small; at least {MIN_SIZE} px, or leave it out")
     return load_weights(
         path,
         name=options.get("name"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +26,7 @@ from scenewise.errors import MissingError, UserError
 
 WEIGHTS_FILE = "backbone.safetensors"  # its name in a run folder
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".torch")  # read with weights_only=True
+HEADS = ("fc", "head", "classifier")  # how classifiers are usually called
 LISTED = 6  # keys named in an error before it says how many more
 
 
@@ -116,7 +120,10 @@ def load_weights(
     known, stem, norm, info = _parse(file, metadata)
     if name is not None and name != known:
         raise UserError(f"name: {file} holds {known!r}, not {name!r}")
-    backbone = create_backbone(known, stem=stem, norm=norm, seed=0, size=info.size)
+    try:
+        backbone = create_backbone(known, stem=stem, norm=norm, seed=0, size=info.size)
+    except UserError as error:
+        raise UserError(*(f"weights: {file}: {problem}" for problem in error.problems)) from error
     backbone.weights = info
     fill(backbone, content, source=str(file))
     return backbone.eval(), ()
@@ -141,8 +148,20 @@ def _load_foreign(
 
 
 def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy a state dict with timm's keys into the backbone; UserError lists every key that does not fit."""
+    """Copy a state dict with timm's keys into the backbone.
+
+    UserError lists every key that does not fit, that holds no plain tensor of floating-point numbers, or that holds
+    values which are not finite in float32.
+    """
     expected = backbone.model.state_dict()
+    strange = [
+        f"{key} ({_strange(state[key], value)})" for key, value in expected.items() if _strange(state.get(key), value)
+    ]
+    if strange:
+        raise UserError(
+            f"weights: {source} must hold dense tensors of floating-point numbers, and does not in these entries: "
+            f"{_listed(strange)}; save the state dict of the float32 model"
+        )
     missing = [key for key in expected if key not in state and not key.endswith(COUNTERS)]
     unexpected = [key for key in state if key not in expected]
     reshaped = [
@@ -150,6 +169,10 @@ def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> Non
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
+    if missing or reshaped:  # a classifier is no reason for these
+        heads = [f"{head}." for head in (*_classifier(backbone.name), *HEADS)]
+        heads = [head for head in heads if not any(key.startswith(head) for key in expected)]
+        unexpected = [key for key in unexpected if not key.startswith(tuple(heads))]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
     problems = [f"{kind}: {_listed(entries)}" for kind, entries in kinds if entries]
     if problems:
@@ -157,10 +180,22 @@ def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> Non
             "" if backbone.stem == "imagenet" and backbone.norm == "batch" else f", {backbone.stem} {backbone.norm}"
         )
         raise UserError(f"weights: {source} does not fit {backbone.name!r}{options}: {'; '.join(problems)}")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if broken:
         raise UserError(f"weights: {source} holds values that are not finite in {_listed(broken)}")
     backbone.model.load_state_dict({**expected, **state}, strict=True)
+
+
+def _strange(value: Tensor | None, expected: Tensor) -> str:
+    """Return what keeps an entry from being copied as it is, in a word; "" where nothing does."""
+    if value is None:
+        return ""
+    if value.is_nested or value.is_quantized or value.is_meta:
+        return "nested" if value.is_nested else "quantised" if value.is_quantized else "meta"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    whole = not value.is_floating_point() and expected.is_floating_point()
+    return str(value.dtype).removeprefix("torch.") if value.is_complex() or whole else ""
 
 
 def without_classifier(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -198,7 +233,9 @@ def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         except safetensors.SafetensorError as error:
             raise UserError(f"weights: {file} is not a whole safetensors file: {error}") from error
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what cannot be read is refused
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"weights: {file} is damaged or holds more than tensors, which is not read because it could run code; "
@@ -212,24 +249,36 @@ def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 def _parse(file: Path, metadata: Mapping[str, str]) -> tuple[str, str, str, WeightsInfo]:
     try:
         info = WeightsInfo(
-            size=int(metadata["size"]),
-            mean=_colour(metadata["mean"]),
-            std=_colour(metadata["std"]),
+            size=_pixels(metadata["size"]),
+            mean=_colour("mean", metadata["mean"]),
+            std=_colour("std", metadata["std"]),
             method=metadata["method"],
             version=metadata["scenewise"],
         )
         name, stem, norm = metadata["name"], metadata["stem"], metadata["norm"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"weights: {file} has damaged metadata: {error!r}") from error
-    if info.size < 1:
-        raise UserError(f"weights: {file} has damaged metadata: size {info.size}")
+    except KeyError as error:
+        raise UserError(f"weights: {file} has damaged metadata: no {error.args[0]}") from error
+    except ValueError as error:
+        raise UserError(f"weights: {file} has damaged metadata: {error}") from error
     if stem not in STEMS or norm not in NORMS:
         raise UserError(f"weights: {file} has an unknown stem {stem!r} or norm {norm!r}; a later version wrote it?")
     return name, stem, norm, info
 
 
-def _colour(text: str) -> Colour:
-    red, green, blue = (float(value) for value in json.loads(text))
+def _pixels(text: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise ValueError(f"size {text} is no whole number of pixels, at least 1")
+    return int(text)
+
+
+def _colour(field: str, text: str) -> Colour:
+    try:
+        red, green, blue = (float(value) for value in json.loads(text))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        red = green = blue = math.nan
+    if not all(math.isfinite(value) and (value > 0 or field != "std") for value in (red, green, blue)):
+        above = " above 0" if field == "std" else ""
+        raise ValueError(f"{field} {text} is not three finite numbers{above}, for example [0.5, 0.5, 0.5]")
     return red, green, blue
 
 

@@ -56,8 +56,11 @@ class Exam:
 
         UserError when the source has none.
         """
-        source = self.source(part)
-        return choose(_usable(source, part, need), limit=self.limit, seed=self.seed, part=part)
+        return choose(self.usable(part, need), limit=self.limit, seed=self.seed, part=part)
+
+    def usable(self, part: str, need: Need) -> Bool[np.ndarray, " images"]:
+        """Return which images of a part have what is needed; UserError when none has."""
+        return _usable(self.source(part), part, need)
 
     def source(self, part: str) -> Source:
         """Return the source of `train` or `test`."""
@@ -134,7 +137,7 @@ def _make_task(exam: Exam, look: Look) -> Task:
         multi_label=exam.train.multi_label,
         seed=exam.seed,
         resamples=exam.resamples,
-        images=tuple(found["test"].digest[judged.rows.numpy()].tolist()),
+        images=tuple(f"{exam.test.fingerprint}/{index}" for index in found["test"].index[judged.rows.numpy()].tolist()),
         notes=(*notes, *shared, *judged.notes),
         counts={
             "classes": len(judged.classes),

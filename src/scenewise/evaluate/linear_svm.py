@@ -18,7 +18,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
+from scenewise.backbones import Backbone
 from scenewise.errors import UserError
+from scenewise.evaluate.exam import Exam
 
 Costs = Literal["openselfsup", "fair", "vissl"] | tuple[float, ...]  # a published grid of C, or one's own
 
@@ -28,6 +30,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "fair": (0.01, 0.1, *_POWERS),  # the default list of tools/svm/train_svm_kfold.py
     "vissl": (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
 }
+MOST_CELLS = 7  # of a grid's side: the last map of a 224 px photo has as many
 MAX_ITERATIONS = 2000  # as everything in `_fit`: tools/svm/train_svm_kfold.py
 
 
@@ -59,6 +62,31 @@ def cost_grid(costs: Costs, *, field: str) -> tuple[float, ...]:
 def middle_cost(grid: Sequence[float]) -> int:
     """Return the place in the grid of its middle value, for where nothing can be judged."""
     return sorted(range(len(grid)), key=lambda place: grid[place])[len(grid) // 2]
+
+
+def check_grid(grid: int, *, field: str) -> None:
+    """Raise UserError for a grid of features that cannot be, or that no machine would hold."""
+    if not 0 <= grid <= MOST_CELLS:
+        raise UserError(
+            f"{field}: {grid} is not possible; allowed are 0 (pooled features) to {MOST_CELLS}, published 2"
+        )
+
+
+def check_look(exam: Exam, grid: int, *, title: str) -> None:
+    """Raise UserError, before any image is read, when the backbone has no feature map for a grid."""
+    if grid == 0:
+        return
+    if not isinstance(exam.backbone, Backbone):
+        raise UserError(f"{title}: needs a backbone with a feature map; use scenewise.load_backbone, or {title}.grid=0")
+    blank = torch.zeros(1, 3, exam.size, exam.size, device=next(exam.backbone.parameters()).device)
+    training = exam.backbone.training
+    try:
+        with torch.no_grad():
+            exam.backbone.eval().feature_map(blank)
+    except UserError as error:
+        raise UserError(*(f"{title}: {problem}; or set {title}.grid=0" for problem in error.problems)) from None
+    finally:
+        exam.backbone.train(training)
 
 
 def unit_rows(features: Float[Tensor, "images features"]) -> Float64[np.ndarray, "images features"]:

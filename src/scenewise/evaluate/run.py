@@ -43,6 +43,7 @@ def evaluate_exam(
     chosen = choose_protocols(protocols, options or {}, epochs=epochs, iterations=iterations)
     notes = [f"{name}: nothing is trained by gradient, so the length has no effect" for name in chosen.unaffected]
     check_exam(exam, chosen)
+    notes += _unused(exam, chosen)
     outcomes = {name: protocol.run(exam, config) for name, (protocol, config) in chosen.protocols.items()}
     notes = [*exam.train.notes, *exam.test.notes, *notes]
     notes += [note for outcome in outcomes.values() for note in outcome.notes]
@@ -57,6 +58,17 @@ def evaluate_exam(
         seed=exam.seed,
         resamples=exam.resamples,
     )
+
+
+def _unused(exam: Exam, chosen: Chosen) -> list[str]:
+    """Return a note for each part of which images lack what a protocol needs."""
+    notes = []
+    for need in dict.fromkeys(protocol.needs for protocol, _ in chosen.protocols.values()):
+        for part in ("train", "test"):
+            missing = int((~exam.usable(part, need)).sum())
+            if missing:
+                notes.append(f"{part}: {missing} of {len(exam.source(part))} images have no {need} and are not used")
+    return notes
 
 
 def check_exam(exam: Exam, chosen: Chosen) -> None:

@@ -79,7 +79,7 @@ class Task:
     multi_label: bool
     seed: int = 0
     resamples: int = RESAMPLES
-    images: tuple[int, ...] = ()
+    images: tuple[int | str, ...] = ()
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict)

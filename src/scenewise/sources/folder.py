@@ -144,7 +144,10 @@ def _notes(index: FileIndex) -> tuple[str, ...]:
     assert isinstance(endings, dict)
     if facts["rows"] != facts["readable"]:
         broken = int(str(facts["rows"])) - len(index)
-        notes.append(f"{broken} of {facts['rows']} images were left out: their headers cannot be read.")
+        first = index.unreadable[0]
+        notes.append(
+            f"{broken} of {facts['rows']} images cannot be used and were left out, e.g. {first.key} ({first.reason})."
+        )
     if endings:
         notes.append(f"{sum(endings.values())} files with other endings were left out: {_listed(endings)}.")
     if facts["hidden"]:

@@ -133,7 +133,11 @@ def check_some(index: FileIndex, where: Path) -> None:
 def unreadable_note(index: FileIndex) -> tuple[str, ...]:
     """Return the sentence on the listed images that cannot be read, if there are any."""
     broken = int(str(index.facts["rows"])) - len(index)
-    return (f"{broken} of {index.facts['rows']} images cannot be read and were left out.",) if broken else ()
+    if not broken:
+        return ()
+    first = index.unreadable[0]
+    what = f"{broken} of {index.facts['rows']} images cannot be used and were left out"
+    return (f"{what}, e.g. {first.key} ({first.reason}).",)
 
 
 def folder_index(root: Path, *, reindex: bool = False, progress: Progress | None = None) -> FileIndex:

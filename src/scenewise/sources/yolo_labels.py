@@ -90,7 +90,7 @@ def read_labels(file: bytes, names: Sequence[str], problems: Problems) -> tuple[
     """
     shown = printable(file)
     try:
-        lines = Path(os.fsdecode(file)).read_text(encoding="utf-8").splitlines()
+        lines = Path(os.fsdecode(file)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.add(f"data: cannot read {shown}: {error}")
         return [], 0
@@ -99,7 +99,7 @@ def read_labels(file: bytes, names: Sequence[str], problems: Problems) -> tuple[
         if not text.strip():
             continue
         try:
-            values = tuple(float(word) for word in text.split())
+            values = tuple(map(_number, text.split()))
             label = _label(line, values, names)
         except ValueError as error:
             fault = (
@@ -112,6 +112,12 @@ def read_labels(file: bytes, names: Sequence[str], problems: Problems) -> tuple[
             labels.append(label)
         seen.add(values)
     return labels, repeated
+
+
+def _number(word: str) -> float:
+    if "_" in word:  # Python reads 0_5 as 5
+        raise ValueError(f"could not convert {word!r}")
+    return float(word)
 
 
 def _label(line: int, values: tuple[float, ...], names: Sequence[str]) -> Label:

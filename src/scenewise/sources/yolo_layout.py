@@ -100,7 +100,9 @@ def _place(root: Path, entry: str) -> Path | None:
 def _load(file: Path) -> Mapping[str, object]:
     try:
         content = yaml.safe_load(_text(file))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no such day, among dates
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"data: {file} cannot be read as YAML: {error}") from None
     if not isinstance(content, dict) or "names" not in content:
         raise UserError(f"data: {file} has no names (of the classes); {_LAYOUT}")
@@ -112,15 +114,25 @@ def _load(file: Path) -> Mapping[str, object]:
 def _names(file: Path, content: Mapping[str, object]) -> tuple[str, ...]:
     names = content["names"]
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        if {*map(type, names)} - {int} or sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise UserError(f"data: {file}: names must number the classes 0 to {len(names) - 1}, each once")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list):
         raise UserError(f"data: {file}: names is {names!r}; it must be a list of the classes, or number: name")
     count = content.get("nc", len(names))
+    if type(count) is not int:
+        raise UserError(
+            f"data: {file}: nc is {count!r} ({type(count).__name__}); it must be a whole number: nc: {len(names)}"
+        )
     if count != len(names):
         raise UserError(f"data: {file}: nc is {count}, but there are {len(names)} names")
-    return _checked([str(name) for name in names], file)
+    for number, name in enumerate(names):
+        if not isinstance(name, str):  # YAML reads yes, no, null, 1.10 and dates as such, and str() would rename them
+            raise UserError(
+                f"data: {file}: the name of class {number} is {name!r} ({type(name).__name__}), no text; quote it in "
+                'names, for example "no"'
+            )
+    return _checked(names, file)
 
 
 def _checked(names: list[str], file: Path) -> tuple[str, ...]:
@@ -167,6 +179,6 @@ def _real(path: Path) -> Path:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data: cannot read {file}: {error}") from None

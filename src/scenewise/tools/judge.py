@@ -40,6 +40,7 @@ class Terms:
     iterations: int | None = None
     size: int | None = None
     limit: int | None = None
+    min_positives: int = 1
     seed: int = 0
     device: str = "cpu"
     workers: int = 0
@@ -59,6 +60,7 @@ class Terms:
             std=subject.std,
             seed=self.seed,
             limit=self.limit,
+            min_positives=self.min_positives,
             device=torch.device(self.device),
             workers=self.workers,
             progress=progress,
@@ -73,6 +75,7 @@ def judge(
     protocols: Sequence[str] = ("knn", "linear"),
     size: int | None = None,
     limit: int | None = None,
+    min_positives: int = 1,
     options: Options | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
@@ -95,6 +98,7 @@ def judge(
         iterations=iterations,
         size=size,
         limit=limit,
+        min_positives=min_positives,
         seed=seed,
         device=choose_device(device),
         workers=workers,

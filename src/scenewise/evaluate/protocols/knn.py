@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,9 +42,14 @@ class Config:
 
 
 def check_settings(config: Config) -> None:
-    """Raise UserError for a temperature that cannot be."""
-    if not config.temperature > 0:
-        raise UserError(f"knn.temperature: {config.temperature} must be above 0")
+    """Raise UserError for a k or a temperature that cannot be."""
+    problems = []
+    if not 0 < config.temperature < math.inf:
+        problems.append(f"knn.temperature: {config.temperature} must be above 0 and finite")
+    if config.k < 1:
+        problems.append(f"knn.k: {config.k} must be at least 1")
+    if problems:
+        raise UserError(*problems)
 
 
 def run(task: Task, config: Config) -> Outcome:

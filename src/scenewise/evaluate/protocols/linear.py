@@ -98,6 +98,23 @@ def check_settings(config: Config, *, multi_label: bool) -> None:
     problems = []
     if not config.learning_rates or not config.weight_decays:
         problems.append("linear: learning_rates and weight_decays must each hold at least one value")
+    for rate in config.learning_rates:
+        if not 0 < rate < math.inf:
+            problems.append(f"linear.learning_rates: {rate} must be above 0 and finite")
+    for decay in config.weight_decays:
+        if not 0 <= decay < math.inf:
+            problems.append(f"linear.weight_decays: {decay} must be 0 or above and finite")
+    for name, value in (
+        ("batch_size", config.batch_size),
+        ("epochs", config.epochs),
+        ("iterations", config.iterations),
+    ):
+        if value is not None and value < 1:
+            problems.append(f"linear.{name}: {value} must be above 0")
+    if not 0 <= config.momentum < 1:
+        problems.append(f"linear.momentum: {config.momentum} is not possible; allowed are 0 up to, not with, 1")
+    if not 0 < config.held_out < 1:
+        problems.append(f"linear.held_out: {config.held_out} is not possible; allowed is what lies between 0 and 1")
     if config.recipe != "grid":
         given, usual = asdict(config), asdict(Config())
         problems += [

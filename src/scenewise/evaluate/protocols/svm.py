@@ -8,6 +8,7 @@ the solver's order is seeded.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.features import Look
 from scenewise.evaluate.linear_svm import (
     Costs,
+    check_grid,
+    check_look,
     compact,
     cost_grid,
     fit_planes,
@@ -60,8 +63,7 @@ def check_settings(config: Config) -> None:
     cost_grid(config.costs, field="svm.costs")
     if config.folds < 2:
         raise UserError(f"svm.folds: {config.folds} is too few to choose C; at least 2, published 3")
-    if config.grid < 0:
-        raise UserError(f"svm.grid: {config.grid} must be 0 (pooled features) or more")
+    check_grid(config.grid, field="svm.grid")
 
 
 def run(exam: Exam, config: Config) -> Outcome:
@@ -84,22 +86,29 @@ def classify(
     folds: list[int] = []
     everywhere: list[str] = []
     unfinished = 0
+    common = None if task.multi_label else choose_common_cost(rows, present, grid, folds=config.folds, seed=task.seed)
     for number in range(classes):
         kept = used[:, number]
         own, truth = rows[kept], present[kept, number]
-        place, parts, open_fits = choose_cost(own, truth, grid, folds=config.folds, seed=task.seed, number=number)
+        place, parts, open_fits = common or choose_cost(
+            own, truth, grid, folds=config.folds, seed=task.seed, number=number
+        )
         chance = keys.integer(task.seed, "svm", "order", number)
         planes = fit_planes(own, truth, [grid[place]], chance=chance)
         scores[:, number] = planes(test)[:, 0]
         chosen.append(place)
         everywhere += [task.classes[number]] if truth.all() else []
         folds.append(parts)
-        unfinished += open_fits + planes.unfinished
+        unfinished += (open_fits if common is None or number == 0 else 0) + planes.unfinished
         if progress is not None:
             progress("svm", number + 1, classes)
     fits = classes + len(grid) * sum(folds)
     notes = [
-        *_choice_notes(task.classes, grid, chosen, folds, wanted=config.folds),
+        *(
+            _choice_notes(task.classes, grid, chosen, folds, wanted=config.folds)
+            if common is None
+            else [_common_note(grid, common)]
+        ),
         *_label_notes(~judged, config, everywhere=everywhere),
         *unfinished_note("svm", unfinished, fits),
     ]
@@ -134,6 +143,48 @@ def choose_cost(
         figures += [average_precision(scores[:, place], relevant) / parts for place in range(len(grid))]
         unfinished += planes.unfinished
     return int(figures.argmax()), parts, unfinished
+
+
+def choose_common_cost(
+    rows: Float64[np.ndarray, "images features"],
+    present: Bool[np.ndarray, "images classes"],
+    grid: Sequence[float],
+    *,
+    folds: int,
+    seed: int,
+) -> tuple[int, int, int]:
+    """Return the place in the grid of the C with the best cross-validated accuracy, where an image has one class.
+
+    Also the number of folds, and how many fits had not converged. The benchmark has several classes an image and takes
+    a C a class by its ranking; an answer among classes compares the margins of all of them, which only one C makes
+    comparable (measured on 300 small photos of 10 classes: 17 % right with a C a class, 24 % with C = 1 for all).
+    """
+    numbers = present.argmax(axis=1)
+    parts = min(folds, int(present.sum(axis=0).max()))
+    if parts < 2 or len(grid) == 1:
+        return middle_cost(grid), 0, 0
+    splitter = StratifiedKFold(parts, shuffle=True, random_state=keys.integer(seed, "svm", "folds") % 2**31)
+    right, unfinished = np.zeros(len(grid)), 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # it is then in some folds only
+        parted = list(splitter.split(rows, numbers))
+    for fold, (learn, held) in enumerate(parted):
+        scores = np.zeros((present.shape[1], len(held), len(grid)))
+        for number in range(present.shape[1]):
+            chance = keys.integer(seed, "svm", "order", number, fold)
+            planes = fit_planes(rows[learn], present[learn, number], grid, chance=chance)
+            scores[number] = planes(rows[held])
+            unfinished += planes.unfinished
+        right += (scores.argmax(axis=0) == numbers[held, None]).sum(axis=0)
+    return int(right.argmax()), parts, unfinished
+
+
+def _common_note(grid: Sequence[float], common: tuple[int, int, int]) -> str:
+    place, parts, _ = common
+    if not parts:
+        return f"svm: C = {grid[place]:g} for all classes, not chosen"
+    how = f"by {parts}-fold accuracy on the training images"
+    return f"svm: C = {grid[place]:g} for all classes, of {len(grid)} values, {how}"
 
 
 def _choice_notes(
@@ -172,9 +223,14 @@ def _label_notes(
     return notes
 
 
+def _check(exam: Exam, config: Config) -> None:
+    check_settings(config)
+    check_look(exam, config.grid, title="svm")
+
+
 PROTOCOL = Protocol(
     "a linear SVM a class on 2 x 2 grid features, C by cross-validation (VOC07 SVM)",
     Config,
     run,
-    check=lambda exam, config: check_settings(config),
+    check=_check,
 )

@@ -28,6 +28,8 @@ from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
 from scenewise.evaluate.intervals import Statistic
 from scenewise.evaluate.linear_svm import (
     Costs,
+    check_grid,
+    check_look,
     compact,
     cost_grid,
     fit_planes,
@@ -90,8 +92,7 @@ def check_settings(config: Config) -> None:
     for name, value in (("samples", config.samples), ("negatives", config.negatives)):
         if value < 1:
             raise UserError(f"svm-lowshot.{name}: {value} must be above 0")
-    if config.grid < 0:
-        raise UserError(f"svm-lowshot.grid: {config.grid} must be 0 (pooled features) or more")
+    check_grid(config.grid, field="svm-lowshot.grid")
 
 
 def run(exam: Exam, config: Config) -> Outcome:
@@ -131,12 +132,12 @@ def possible_k(
     if not held:
         raise UserError(
             f"svm-lowshot.k: {what}; give a smaller k than {min(config.k)}, or leave out rare classes "
-            f"with min_positives = {min(config.k)}"
+            f"with --min-positives {min(config.k)}"
         )
     notes = []
     if missing := sorted(set(config.k) - set(held)):
         numbers = ", ".join(map(str, missing))
-        notes.append(f"svm-lowshot: without k = {numbers}, as {what}; min_positives leaves out rare classes")
+        notes.append(f"svm-lowshot: without k = {numbers}, as {what}; --min-positives leaves out rare classes")
     if short := [k for k in held if (negatives < config.negatives * k).any()]:
         numbers = ", ".join(map(str, short))
         notes.append(
@@ -228,17 +229,18 @@ def choose_on_train(
     """Return the place of the best C on the training images outside each sample, and a sentence on it.
 
     Best is the highest mean over samples and classes of the average precision (step form); classes all of whose
-    positives are in the sample do not count, and when that holds for all, it is the middle of the grid.
+    positives or negatives are in the sample do not count (any C ranks them alike), and when that holds for all, it is
+    the middle of the grid.
     """
     figures: list[list[float]] = []
     for sample in samples:
         for column, free in enumerate(sample.outside):
             relevant = torch.from_numpy(present[free, column])
-            if relevant.any():
+            if relevant.any() and not relevant.all():
                 scores = torch.from_numpy(rows[free] @ sample.weights[column] + sample.offsets[column])
                 figures.append([average_precision(each, relevant) for each in scores.T])
     if not figures:
-        return middle_cost(grid), "not chosen: all positives are in the samples"
+        return middle_cost(grid), "not chosen: the samples hold all positives or all negatives"
     means = np.array(figures).mean(axis=0)
     best = int(means.argmax())
     return best, f"chosen on the training images outside the samples (mAP {means[best]:.1%})"
@@ -289,9 +291,14 @@ def _deviations(statistics: Mapping[int, Sequence[Statistic]], *, main: str, ima
     return f"svm-lowshot: standard deviation of {main} over the {samples} samples, in points: {listed}"
 
 
+def _check(exam: Exam, config: Config) -> None:
+    check_settings(config)
+    check_look(exam, config.grid, title="svm-lowshot")
+
+
 PROTOCOL = Protocol(
     "linear SVMs from 1 to 96 images a class, mean of five samples (VOC07 low-shot)",
     Config,
     run,
-    check=lambda exam, config: check_settings(config),
+    check=_check,
 )
