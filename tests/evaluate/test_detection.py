@@ -225,7 +225,8 @@ def test_same_seed_same_detector_and_no_global_chance():
         lesson = detection.choose_lesson(exam, photos, photos)
         torch.manual_seed(len(weights))
         state = torch.random.get_rng_state()
-        network, _ = train_detector(exam, SHORT, photos, lesson, title="t", masks=False)
+        network, how = train_detector(exam, SHORT, photos, lesson, title="t", masks=False)
+        assert "schedule voc" in how
         assert torch.equal(state, torch.random.get_rng_state())
         weights.append(network.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
@@ -244,7 +245,7 @@ def test_instances_are_segmented_and_counted():
     assert "left out, no object in the training part: blue" in notes
     assert "1 of 4 training images have no object to learn" in notes
     assert "train: 1 of 5 images were unreadable" in notes
-    assert "head 4conv1fc" in notes
+    assert "head 4conv1fc" in notes and "schedule coco" in notes
     assert outcome.counts["train_images"] == 3
     assert outcome.counts["test_images"] == 3
     assert [skip.key for skip in outcome.skipped["train"]] == ["rectangles:train/2"]

@@ -67,7 +67,8 @@ class Config:
     # "4conv1fc", with norms in box and mask head: InfoMin, DenseCL, ORL, SlotCon, PixPro. "2fc", without: detectron2's
     # default, mmselfsup. Never to be mixed in one table: a supervised ResNet-50 gets 39.7 and 38.9 on COCO.
     head: Head = "2fc"
-    schedule: Literal["voc", "coco"] = "voc"
+    # None: "voc" for boxes and "coco" for masks, the schedules under which most publications give their figures.
+    schedule: Literal["voc", "coco"] | None = None
     epochs: int | None = None  # None: the schedule's, 23 (voc) or 12 (coco)
     iterations: int | None = None
     batch_size: int = PUBLISHED_BATCH
@@ -104,7 +105,8 @@ def train_detector(
 
     DivergedError, a UserError, when the loss is no longer a number.
     """
-    published = SCHEDULES[config.schedule]
+    kind = config.schedule or ("coco" if masks else "voc")
+    published = SCHEDULES[kind]
     unset = config.epochs is None and config.iterations is None
     epochs = published.epochs if unset else config.epochs
     batch = min(config.batch_size, len(lesson.places))
@@ -162,7 +164,8 @@ def train_detector(
     )
     measured = min(PRECISE_BATCHES, -(-len(lesson.places) // batch))
     measure_norms(network, loss, batches(measured, "detect statistics", first=iterations))
-    return network.eval(), _sentence(title, config, plan, exam.backbone, f"{iterations} iterations of {batch} images")
+    spent = f"schedule {kind}, {iterations} iterations of {batch} images"
+    return network.eval(), _sentence(title, plan, exam.backbone, spent)
 
 
 def moved(
@@ -226,10 +229,10 @@ def pasted(mask: Float[Tensor, "rows columns"], box: Float[Tensor, "4"], size: S
     return whole
 
 
-def _sentence(title: str, config: Config, plan: Plan, backbone: nn.Module, length: str) -> str:
+def _sentence(title: str, plan: Plan, backbone: nn.Module, spent: str) -> str:
     own = check_backbone(backbone, plan.architecture)
     if plan.architecture == "fpn":
         how = f"fpn of {plan.width or pyramid_width(own)} channels, head {plan.head}"
     else:
         how = "c4, head layer4 and a batch norm"
-    return f"{title}: {how}, schedule {config.schedule}, {length} with a shorter side of {plan.size} px in the test"
+    return f"{title}: {how}, {spent} with a shorter side of {plan.size} px in the test"
