@@ -21,6 +21,7 @@ from scenewise.evaluate.detection_training import Config, Lesson, detect, train_
 from scenewise.evaluate.detection_views import Photo
 from scenewise.evaluate.detectors import check_backbone
 from scenewise.evaluate.exam import Exam, shared_images, skip_notes
+from scenewise.evaluate.labels import listed
 from scenewise.evaluate.task import Outcome, measure
 
 LEAST_SIZE = 32  # pixels: one cell of the coarsest map of a backbone
@@ -189,9 +190,3 @@ def _range(name: str) -> str:
     least, most = (round(area**0.5) for area in AREAS[name])
     ends = {"small": f"at most {most} x {most}", "large": f"at least {least} x {least}"}
     return ends.get(name, f"{least} x {least} to {most} x {most}") + " pixels of the photo"
-
-
-def listed(names: np.ndarray) -> str:
-    """Return up to 20 names, and how many more there are."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20].tolist()) + more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.detection_matches import Objects, box_areas, encode, mask_areas
 from scenewise.evaluate.detection_views import Photo, resized, seen_at, training_view
 from scenewise.evaluate.exam import Exam
+from scenewise.evaluate.feature_cache import content_digest
 from scenewise.evaluate.features import start_worker
 from scenewise.evaluate.training import draw_batches
 from scenewise.sources.base import HasInstances, Source
@@ -62,9 +62,8 @@ class Reading:
         boxes = found.boxes.astype(np.float64)
         masks = tuple(encode(found.masks)) if found.masks is not None else ()
         areas = mask_areas(masks) if self.masks else box_areas(boxes)
-        content = hashlib.blake2b(data if isinstance(data, bytes) else data.tobytes(), digest_size=8).digest()
         objects = Objects(boxes, found.classes, found.ignored, areas, masks)
-        return Photo(index, record.key, record.size, decoded, objects, int.from_bytes(content, "little"))
+        return Photo(index, record.key, record.size, decoded, objects, content_digest(data))
 
 
 @dataclass(frozen=True, slots=True)

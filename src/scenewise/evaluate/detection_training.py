@@ -9,6 +9,7 @@ its statistics are poorer than theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 from scenewise.evaluate.detection_data import Photos, TrainingBatch, training_batches
 from scenewise.evaluate.detection_matches import Detections, Mask, encode
 from scenewise.evaluate.detection_views import Photo
-from scenewise.evaluate.detectors import Architecture, Head, Plan, chance, check_backbone, make_detector, pyramid_width
+from scenewise.evaluate.detectors import Architecture, Head, Plan, check_backbone, make_detector, pyramid_width
 from scenewise.evaluate.exam import Exam
-from scenewise.evaluate.training import fit, length, steps, warm_up
+from scenewise.evaluate.training import chance, fit, length, steps, warm_up
 from scenewise.types import Size
 
 PUBLISHED_BATCH = 16
@@ -162,7 +163,7 @@ def train_detector(
         title=title,
         progress=exam.progress,
     )
-    measured = min(PRECISE_BATCHES, -(-len(lesson.places) // batch))
+    measured = min(PRECISE_BATCHES, math.ceil(len(lesson.places) / batch))
     measure_norms(network, loss, batches(measured, "detect statistics", first=iterations))
     spent = f"schedule {kind}, {iterations} iterations of {batch} images"
     return network.eval(), _sentence(title, plan, exam.backbone, spent)

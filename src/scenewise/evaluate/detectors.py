@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,10 +28,9 @@ from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
-from scenewise import keys
 from scenewise.backbones import Backbone
 from scenewise.errors import UserError
-from scenewise.evaluate.training import private_copy
+from scenewise.evaluate.training import chance, private_copy
 from scenewise.types import Colour
 from scenewise.views.collate import normalise
 
@@ -110,17 +107,6 @@ def make_detector(backbone: nn.Module, plan: Plan, *, seed: int, device: torch.d
             nn.init.zeros_(layer.bias)
     network.transform = Padding(plan.mean, plan.std)
     return network.to(device).train()  # type: ignore[no-any-return]
-
-
-@contextmanager
-def chance(seed: int, *key: int | str, device: torch.device) -> Iterator[None]:
-    """Give torch's global generators the state of a key for a while: torchvision's samplers draw from nothing else."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        number = keys.integer(seed, *key)
-        torch.default_generator.manual_seed(number)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(number)
-        yield
 
 
 class Padding(nn.Module):

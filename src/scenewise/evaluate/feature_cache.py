@@ -33,6 +33,12 @@ class Features:
     notes: tuple[str, ...] = ()
 
 
+def content_digest(data: bytes | np.ndarray) -> int:
+    """Return 64 bits of a digest of an image, as its file or its pixels: equal for equal images."""
+    content = data if isinstance(data, bytes) else data.tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
 def weights_digest(backbone: nn.Module) -> str:
     """Return a hex digest of a network's structure and of all its parameters and buffers."""
     digest = hashlib.blake2b(repr(backbone).encode(), digest_size=16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scenewise.backbones import Backbone
 from scenewise.errors import ImageError, UserError
-from scenewise.evaluate.feature_cache import Features, cache_file, load, store
+from scenewise.evaluate.feature_cache import Features, cache_file, content_digest, load, store
 from scenewise.sources.base import Progress, Source
 from scenewise.types import IMAGENET_MEAN, IMAGENET_STD, Colour, Skip
 from scenewise.views.collate import normalise
@@ -116,13 +115,9 @@ def _collate(samples: list[tuple[int, np.ndarray | Skip]]) -> _Batch:
     return _Batch(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
         index=[index for index, _ in good],
-        digest=[_pixel_digest(view) for _, view in good],
+        digest=[content_digest(view) for _, view in good],
         skipped=[view for _, view in samples if isinstance(view, Skip)],
     )
-
-
-def _pixel_digest(view: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(view.tobytes(), digest_size=8).digest(), "little")
 
 
 def start_worker(worker: int) -> None:

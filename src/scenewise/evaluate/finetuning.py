@@ -22,7 +22,7 @@ from scenewise.errors import UserError
 from scenewise.evaluate.exam import NAMED_SKIPS, Exam
 from scenewise.evaluate.features import extract_features
 from scenewise.evaluate.protocols.linear import hold_out, judge
-from scenewise.evaluate.training import DivergedError, Schedule, fit, length, private_copy
+from scenewise.evaluate.training import DivergedError, Schedule, chance, fit, length, private_copy
 from scenewise.evaluate.training_images import SLOT, Labelled, augmented_batches
 from scenewise.types import Batch
 from scenewise.views.collate import normalise
@@ -128,8 +128,7 @@ def fine_tune(exam: Exam, problem: Problem, recipe: Recipe, *, title: str) -> tu
         name="finetune",
         workers=exam.workers,
     )
-    with torch.random.fork_rng(devices=[exam.device] if exam.device.type == "cuda" else []):
-        _seed_dropout(exam)
+    with chance(exam.seed, "dropout", device=exam.device):
         fit(
             loss,
             optimiser,
@@ -249,14 +248,6 @@ def _freeze_statistics(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def _seed_dropout(exam: Exam) -> None:
-    """Seed what layers such as dropout draw from, on the exam's device alone."""
-    seed = keys.integer(exam.seed, "dropout")
-    torch.default_generator.manual_seed(seed)
-    if exam.device.type == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 def _replacement_notes(title: str, replaced: dict[str, str]) -> list[str]:

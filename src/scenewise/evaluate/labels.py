@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,7 @@ def has_label(labels: Labels) -> Bool[np.ndarray, " images"]:
     return known if known.ndim == 1 else np.logical_or.reduce(known, axis=1)
 
 
+LISTED = 20  # classes named in a note
 STEADY_POSITIVES = (
     20  # measured on drawn scores: with 4 to 18 positives a class, mAP read 10 % too high (0.118 for 0.107)
 )
@@ -94,15 +96,15 @@ def keep_classes(train: Part, test: Part, classes: tuple[str, ...], *, min_posit
     notes = []
     if not learnable.all():
         fewer = "no positive" if min_positives == 1 else f"fewer than {min_positives} positives"
-        notes.append(f"left out, {fewer} among the training images: {_listed(names[~learnable])}")
+        notes.append(f"left out, {fewer} among the training images: {listed(names[~learnable])}")
     if not testable.all():
-        notes.append(f"no figure, no positive among the test images: {_listed(names[~testable])}")
+        notes.append(f"no figure, no positive among the test images: {listed(names[~testable])}")
     single = train.labels.dim() == 1
     thin = learnable & testable & (tested < STEADY_POSITIVES)
     if thin.any() and not single:
         notes.append(
             f"AP is unsteady and reads high, fewer than {STEADY_POSITIVES} positives among the test images: "
-            f"{_listed(names[thin])}"
+            f"{listed(names[thin])}"
         )
     kept = learnable if single else learnable & testable
     if kept.sum() < (2 if single else 1) or not (learnable & testable).any():
@@ -130,6 +132,7 @@ def _renumbered(part: Part, kept: Bool[np.ndarray, " classes"]) -> tuple[Part, B
     return Part(part.features[rows], labels[rows]), rows.cpu()
 
 
-def _listed(names: np.ndarray) -> str:
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20].tolist()) + more
+def listed(names: Sequence[str] | np.ndarray) -> str:
+    """Return the first 20 names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(map(str, names[:LISTED])) + more

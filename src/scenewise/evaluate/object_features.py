@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from scenewise import geometry
 from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.exam import Exam
-from scenewise.evaluate.feature_cache import Features, cache_file, load, store
+from scenewise.evaluate.feature_cache import Features, cache_file, content_digest, load, store
 from scenewise.evaluate.features import start_worker
 from scenewise.evaluate.neighbours import nearest
 from scenewise.sources.base import HasInstances, Source
@@ -178,8 +177,7 @@ class _Crops(Dataset["_Seen | Skip"]):
             crops = crop(record, data, boxes, size=self.size, margin=self.margin)
         except ImageError as error:
             return Skip(number, record.key, str(error))
-        content = hashlib.blake2b(data if isinstance(data, bytes) else data.tobytes(), digest_size=8).digest()
-        return _Seen(number, int.from_bytes(content, "little"), crops)
+        return _Seen(number, content_digest(data), crops)
 
 
 def crop(

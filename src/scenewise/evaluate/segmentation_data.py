@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from scenewise import keys
 from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.exam import Exam
+from scenewise.evaluate.feature_cache import content_digest
 from scenewise.evaluate.features import start_worker
 from scenewise.evaluate.segmentation_views import Cut, Scene, fitted, training_view
 from scenewise.evaluate.training import draw_batches
@@ -144,8 +144,7 @@ def _read(source: HasInstances, number: int, side: int, *, classes: int) -> Scen
     highest = int(class_map[class_map != NOT_JUDGED].max(initial=0))
     if highest > classes:
         return f"{record.key}: its class map holds {highest}, allowed are 0..{classes} and {NOT_JUDGED} (not judged)"
-    content = hashlib.blake2b(data if isinstance(data, bytes) else data.tobytes(), digest_size=8).digest()
-    return Scene(number, record.size, decoded, class_map, int.from_bytes(content, "little"))
+    return Scene(number, record.size, decoded, class_map, content_digest(data))
 
 
 def training_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,19 @@ def private_copy(backbone: Net, device: torch.device) -> Net:
     """Return a copy that may be trained, every weight with gradient; the caller's backbone stays as it is."""
     own = copy.deepcopy(backbone).to(device)
     return own.train().requires_grad_(True)
+
+
+@contextmanager
+def chance(seed: int, *key: int | str, device: torch.device) -> Iterator[None]:
+    """Give torch's global generators the state of a key for a while: dropout and torchvision's samplers draw from
+    nothing else.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        number = keys.integer(seed, *key)
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        yield
 
 
 def length(images: int, batch: int, *, epochs: int | None, iterations: int | None) -> int:

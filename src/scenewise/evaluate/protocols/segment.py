@@ -20,18 +20,18 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from scenewise import keys
 from scenewise.backbones import Backbone
 from scenewise.backbones.dilated import check_dilated
 from scenewise.errors import UserError
 from scenewise.evaluate.exam import Exam, shared_images, skip_notes
 from scenewise.evaluate.fcn import FCN, Design, count_pixels, make_fcn
 from scenewise.evaluate.intervals import Statistic
+from scenewise.evaluate.labels import listed
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.segmentation_data import KEPT_BYTES, Scenes, read_scenes, training_batches
 from scenewise.evaluate.segmentation_views import SCALES, Cut, whole_view
 from scenewise.evaluate.task import Outcome, measure
-from scenewise.evaluate.training import Schedule, fit, length, polynomial, steps
+from scenewise.evaluate.training import Schedule, chance, fit, length, polynomial, steps
 from scenewise.sources.base import NOT_JUDGED
 from scenewise.views.collate import normalise
 
@@ -39,7 +39,6 @@ BACKGROUND = "background"  # class 0 of a class map
 PUBLISHED_BATCH = 16  # what the learning rates of both settings belong to
 MOMENTUM = 0.9  # of both settings
 LEAST_BATCHES = 8  # of an epoch, where images are few: ours, so that small sets still take some hundred steps
-LISTED = 20  # classes named in a note
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,8 +177,7 @@ def run(exam: Exam, config: Config) -> Outcome:
 
 def _missing(part: str, names: Sequence[str], has: Callable[[int], bool]) -> list[str]:
     without = [name for number, name in enumerate(names) if not has(number)]
-    more = f" and {len(without) - LISTED} more" if len(without) > LISTED else ""
-    return [f"segment: no pixel in the {part} images: {', '.join(without[:LISTED])}{more}"] if without else []
+    return [f"segment: no pixel in the {part} images: {listed(without)}"] if without else []
 
 
 def _constant(counts: Int64[Tensor, "images 3 classes"], names: Sequence[str]) -> list[str]:
@@ -216,8 +214,7 @@ def train_network(exam: Exam, config: Config, scenes: Scenes) -> tuple[FCN, str]
 
     cut = Cut(size=exam.size, distort=setting.distort, fullest=setting.fullest, fill=exam.mean)
     batches = training_batches(scenes, cut, batch=batch, iterations=iterations, seed=exam.seed, workers=exam.workers)
-    with torch.random.fork_rng(devices=[exam.device] if exam.device.type == "cuda" else []):
-        _seed_dropout(exam)
+    with chance(exam.seed, "segment", "dropout", device=exam.device):
         fit(
             loss,
             optimiser,
@@ -236,13 +233,6 @@ def train_network(exam: Exam, config: Config, scenes: Scenes) -> tuple[FCN, str]
 def batch_size(images: int, wanted: int) -> int:
     """Return the images of a batch: as wanted, or so few that an epoch has 8 batches, but no fewer than 2."""
     return min(wanted, images, max(2, images // LEAST_BATCHES))
-
-
-def _seed_dropout(exam: Exam) -> None:
-    seed = keys.integer(exam.seed, "segment", "dropout")
-    torch.default_generator.manual_seed(seed)
-    if exam.device.type == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 @torch.no_grad()
