@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch *dim"]]:
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch *dim"]]:
         """Return g (B, G) in float32 and what the head makes of it: z (B, D), of a dual head (B, 2, D)."""
         features = self.backbone(images)
         return features, self.head(features)
