@@ -27,9 +27,7 @@ check: $(VENV)/installed-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/views.py
-	$(BIN)/python benchmarks/ranking.py
-	$(BIN)/python benchmarks/transport.py
+	$(BIN)/python benchmarks/run.py --json benchmarks.json
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/check_links.py

@@ -1,30 +1,26 @@
 """UniVIP's transport plans of a batch as one tensor operation, beside the POT library's solver image by image; and what
 a step of UniVIP costs against one of BYOL.
 
-    python benchmarks/transport.py [--threads 1] [--rounds 5] [--size 224] [--batch 4] [--json FILE]
+    python benchmarks/transport.py [--quick] [--json FILE]
 
 POT (`pip install 'scenewise[dev]'`) is given the same costs and marginals as float64 arrays, 50 iterations and no early
 stop: its scaling of the kernel (`sinkhorn`) and its log-domain form (`sinkhorn_log`). It scales the side it is given
 first last, so it is given the columns first. The steps are forward and backward of ResNet-18 in float32; by its encoder
-passes one with 4 objects costs 1.37 times BYOL's (below 224 px somewhat more: small maps are rounded up). Times are
-processor time, on one thread unless asked otherwise, so that others on the machine do not count; medians over rounds
-with the lowest and highest. The contestants take turns in one process; ratios are of medians.
+passes one with 4 objects costs 1.37 times BYOL's (below 224 px somewhat more: small maps are rounded up). Processor
+seconds on one thread.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from rows import Row, compare, run_alone, take_turns
 from torch import Tensor
 
 from scenewise.backbones import create_backbone
@@ -66,21 +62,6 @@ def loop_of(method: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return solve
 
 
-def times(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
-    """Return name -> median, lowest and highest processor seconds; the contestants take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for turn in range(rounds + 1):
-        for name, run in work.items():
-            start = time.process_time()
-            run()
-            if turn:  # the first round warms up
-                seconds[name].append(time.process_time() - start)
-    return {
-        name: {"median": statistics.median(values), "low": min(values), "high": max(values)}
-        for name, values in seconds.items()
-    }
-
-
 def step_of(name: str, size: int, count: int, **settings: Any) -> tuple[Method, Callable[[], None]]:
     """Return a method on ResNet-18 and a function that takes its forward and backward on a batch of noise."""
     kind = method_class(name)
@@ -99,25 +80,11 @@ def step_of(name: str, size: int, count: int, **settings: Any) -> tuple[Method, 
     return method, step
 
 
-def line(name: str, figure: Mapping[str, float], said: str) -> str:
-    """Return a row of a table."""
-    spread = f"({figure['low']:.4f} to {figure['high']:.4f})"
-    return f"  {name:26} {figure['median']:8.4f} s {spread:20}  {said}"
-
-
-def main() -> None:
-    """Measure and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=224, help="pixels of a scene; the objects have 96/224 of it")
-    parser.add_argument("--batch", type=int, default=4, help="images of a step")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def rows(*, quick: bool) -> list[Row]:
+    """Return the rows of this benchmark."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-
-    sides = problem()
+    sides, rounds = problem(), 3 if quick else 5
     solvers: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {OURS: ours}
     if importlib.util.find_spec("ot"):
         solvers |= {f"POT {method}, a loop": loop_of(method) for method in ("sinkhorn", "sinkhorn_log")}
@@ -125,29 +92,22 @@ def main() -> None:
         print("POT is not installed and left out; pip install 'scenewise[dev]' has it")
     plans = {name: solve(*sides).double() for name, solve in solvers.items()}
     difference = max(float((plan - plans[OURS]).abs().max()) for plan in plans.values())
-    print(f"largest difference between the plans of ours and of POT: {difference:.1e}")
-    print(f"{IMAGES} plans of {INSTANCES} x {INSTANCES}, {ITERATIONS} iterations, threads: {options.threads}")
-    transport = times({name: lambda solve=solve: solve(*sides) for name, solve in solvers.items()}, options.rounds)
-    for name, figure in transport.items():
-        print(line(name, figure, f"{figure['median'] / transport[OURS]['median']:6.1f} x the time of ours"))
+    assert difference < 1e-5, f"the plans of ours and of POT differ by {difference:.1e}"
+    seconds = take_turns({name: partial(solve, *sides) for name, solve in solvers.items()}, rounds=rounds)
+    group = f"{IMAGES} transport plans of {INSTANCES} x {INSTANCES}, {ITERATIONS} iterations"
+    found = compare(group, seconds, against=OURS, unit="s")
 
+    size, count = 224, 2 if quick else 4
     methods = {
-        "BYOL": step_of("byol", options.size, options.batch),
-        "UniVIP, both weights 0": step_of(
-            "univip", options.size, options.batch, scene_instance_weight=0.0, instance_weight=0.0
-        ),
-        "UniVIP, 4 objects": step_of("univip", options.size, options.batch),
+        "BYOL": step_of("byol", size, count),
+        "UniVIP, both weights 0": step_of("univip", size, count, scene_instance_weight=0.0, instance_weight=0.0),
+        "UniVIP, 4 objects": step_of("univip", size, count),
     }
-    print(f"a step of {options.batch} images at {options.size} px, ResNet-18, forward and backward")
-    steps = times({name: step for name, (_, step) in methods.items()}, options.rounds)
-    for name, figure in steps.items():
-        ratio = figure["median"] / steps["BYOL"]["median"]
-        method, _ = methods[name]
-        passes = method.passes(method.config) / 8
-        print(line(name, figure, f"{ratio:5.2f} x BYOL (by its passes {passes:.2f})"))
-    if options.json:
-        options.json.write_text(json.dumps({"transport": transport, "steps": steps}, indent=2) + "\n", encoding="utf-8")
+    steps = take_turns({name: step for name, (_, step) in methods.items()}, rounds=rounds)
+    goals = {name: f"{method.passes(method.config) / 8:.2f} x by its passes" for name, (method, _) in methods.items()}
+    group = f"a step of {count} images at {size} px, ResNet-18, forward and backward"
+    return found + compare(group, steps, against="BYOL", unit="s", goals=goals | {"BYOL": ""})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(rows, __doc__)
