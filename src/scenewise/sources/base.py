@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -60,6 +61,15 @@ class HasBoxes(Protocol):
 
     def boxes(self, index: int) -> LabelledBoxes:
         """Return the (n, 4) boxes `x1, y1, x2, y2` in pixels, right and bottom exclusive, and the class of each."""
+        ...
+
+
+@runtime_checkable
+class HasProposals(Protocol):
+    """A source whose images may come with object proposals."""
+
+    def packed_proposals(self) -> Path | None:
+        """Return the file of the proposals (`proposals.store`), whose rows are the images; None without any."""
         ...
 
 

@@ -13,6 +13,7 @@ from scenewise.errors import UserError
 from scenewise.sources.base import Labels, Progress, Source, check_index
 from scenewise.sources.headers import ENDINGS
 from scenewise.sources.index import FileIndex, folder_index
+from scenewise.sources.shards_format import MANIFEST
 from scenewise.sources.spec import Spec
 from scenewise.sources.walk import printable
 from scenewise.types import Record, Skip
@@ -126,6 +127,8 @@ def _check_images(index: FileIndex, root: str) -> None:
         raise UserError(
             f"data: none of the {index.facts['rows']} images in {root} can be read, e.g. {first.key}: {first.reason}"
         )
+    if (Path(root) / MANIFEST).is_file():
+        raise UserError(f"data: {root} holds packed images; write shards:{root}")
     if not endings:
         hidden = f" ({index.facts['hidden']} hidden files or folders are not read)" if index.facts["hidden"] else ""
         raise UserError(f"data: the folder {root} is empty{hidden}")

@@ -9,6 +9,7 @@ from scenewise.sources.coco import CocoSource
 from scenewise.sources.csv_table import CsvSource
 from scenewise.sources.folder import FolderSource, ImageFolderSource
 from scenewise.sources.openimages import OpenImagesSource
+from scenewise.sources.shards import open_shards
 from scenewise.sources.spec import parse_spec
 from scenewise.sources.stl10 import Stl10Source
 from scenewise.sources.synthetic import SyntheticSource
@@ -48,6 +49,8 @@ def open_source(
             return TinyImageNetSource(spec, split=split, reindex=reindex, progress=progress)
         case "stl10":
             return Stl10Source(spec, split=split)
+        case "shards":
+            return open_shards(spec, split=split, progress=progress)
         case "cifar10" | "cifar100":
             return CifarSource(spec, split=split)
         case _:

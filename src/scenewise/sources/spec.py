@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "cifar100": "CIFAR-100 likewise; ?split= ?labels=coarse (20 classes instead of 100)",
         "stl10": "STL-10 as binary files; ?split=train, test, unlabeled or train+unlabeled",
         "tinyimagenet": "Tiny ImageNet: the folder that holds tiny-imagenet-200; ?split=train, val or test",
+        "shards": "what `scenewise pack` has written: a folder, or shards:https://HOST/FOLDER ({} for a file); ?split=",
         "synthetic": "generated scenes of textured objects, labels, boxes and masks: synthetic:2000; ?seed= ?split=",
     }
 )
@@ -41,6 +42,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "cifar100": ("split", "labels"),
         "stl10": ("split",),
         "tinyimagenet": ("split",),
+        "shards": ("split",),
         "synthetic": ("seed", "split"),
     }
 )
@@ -59,9 +61,15 @@ class Spec:
 
     def canonical(self, **resolved: str) -> str:
         """Return the text that names the same data from anywhere, with the options in the order of `resolved`."""
-        path = self.path if self.kind == "synthetic" else os.path.abspath(self.path)  # noqa: PTH100 - lexical
+        located = self.kind == "synthetic" or (self.kind == "shards" and is_address(self.path))
+        path = self.path if located else os.path.abspath(self.path)  # noqa: PTH100 - lexical
         tail = "&".join(f"{name}={value}" for name, value in resolved.items() if value)
         return f"{self.kind}:{path}?{tail}" if tail else f"{self.kind}:{path}"
+
+
+def is_address(path: str) -> bool:
+    """Tell whether packed shards lie behind an http or https address instead of in a folder."""
+    return path.startswith(("http://", "https://"))
 
 
 def parse_spec(text: str) -> Spec:
@@ -84,7 +92,10 @@ def parse_spec(text: str) -> Spec:
     path, options = _split_options(kind, rest)
     if not path:
         raise UserError(f"data: {text!r} names no path; expected {kind}:PATH")
-    if kind != "synthetic":
+    if kind == "shards" and "://" in path:
+        if not is_address(path):
+            raise UserError(f"data: {path!r} is no address of shards; expected http://, https:// or a folder")
+    elif kind != "synthetic":
         path = str(Path(path).expanduser())
     return Spec(kind, path, options)
 
@@ -93,8 +104,11 @@ def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
     tail = _TAIL.fullmatch(rest)
     if tail is None or _exists(rest):
         return rest, {}
-    options: dict[str, str] = {}
-    for part in filter(None, tail[2].split("&")):
+    path, options, parts = tail[1], dict[str, str](), list(filter(None, tail[2].split("&")))
+    if kind == "shards" and is_address(path):  # an address may have a query of its own in front of our options
+        query = [part for part in parts if part.partition("=")[0] not in _OPTIONS[kind]]
+        path, parts = "?".join([path, "&".join(query)] if query else [path]), [p for p in parts if p not in query]
+    for part in parts:
         name, equals, value = part.partition("=")
         if name not in _OPTIONS[kind]:
             raise UserError(_unknown_option(kind, name))
@@ -103,7 +117,7 @@ def _split_options(kind: str, rest: str) -> tuple[str, dict[str, str]]:
         if name in options:
             raise UserError(f"data: option {name!r} is given twice in {kind}:{rest}")
         options[name] = value
-    return tail[1], options
+    return path, options
 
 
 def _exists(text: str) -> bool:
