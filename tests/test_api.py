@@ -15,7 +15,7 @@ from scenewise import api, cli
 from scenewise.engine.config import build, flatten
 from scenewise.errors import UserError
 
-COMMANDS = ("demo", "audit", "propose", "inspect", "pretrain", "evaluate", "compare", "embed", "export")
+COMMANDS = ("demo", "audit", "propose", "pack", "inspect", "pretrain", "evaluate", "compare", "embed", "export")
 ONLY_COMMAND = {"settings", "json_file"}  # written as text there
 ONLY_PYTHON = {"settings", "display"}
 

@@ -21,7 +21,7 @@ from scenewise.engine.config import flat_settings
 from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.protocols import load_protocol
 from scenewise.evaluate.run import choose_protocols
-from scenewise.tools.judge import protocol_options
+from scenewise.tools.judge import Terms, protocol_options
 
 TINY = ["--backbone", "test_resnet", "--size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 TINY += ["--precision", "32", "--device", "cpu", "--set", "engine.threads=1", "--set", "engine.tensorboard=false"]
@@ -30,6 +30,7 @@ COMMANDS = (
     "demo",
     "audit",
     "propose",
+    "pack",
     "inspect",
     "pretrain",
     "evaluate",
@@ -106,7 +107,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_version_need_no_heavy_library() -> None:
     code = (
         "import sys; from scenewise import cli; cli.run(['pretrain', '--help']); cli.run(['evaluate', '--help']); "
-        "sys.exit(', '.join({'torch', 'cv2', 'pyarrow', 'timm', 'lightning'} & sys.modules.keys()) or None)"
+        "sys.exit(', '.join({'torch', 'cv2', 'pyarrow', 'timm', 'lightning_fabric'} & sys.modules.keys()) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -341,17 +342,16 @@ def test_what_evaluate_and_compare_refuse(
 def test_the_length_reaches_what_is_trained(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[Terms] = []
 
-    def stop(*_: object, **given: Any) -> None:
-        seen.append(given)
+    def stop(_subject: str, _data: str, terms: Terms, **_: object) -> None:
+        seen.append(terms)
         raise UserError("seen")
 
     monkeypatch.setattr(api, "judge", stop)
     refused(capsys, "evaluate", str(run), "--data", "synthetic:60", "--iterations", "7", "--set", "linear.momentum=0.5")
-    assert seen[0]["iterations"] == 7
-    assert seen[0]["epochs"] is None
-    assert seen[0]["options"] == {"linear": {"momentum": 0.5}}
+    assert (seen[0].iterations, seen[0].epochs) == (7, None)
+    assert seen[0].options == {"linear": {"momentum": 0.5}}
 
 
 def test_evaluate_refuses_names_before_it_reads_data(

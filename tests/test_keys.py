@@ -37,6 +37,25 @@ def test_other_keys_and_other_seeds_give_other_numbers(seed: int, others: list[t
     assert len(numbers) == 2 * len(others)
 
 
+@settings(max_examples=50)
+@given(seed=st.integers(0, 2**63 - 1), key=KEYS, count=st.integers(1, 30), fewer=st.integers(1, 30))
+def test_uniforms_belong_to_their_key(seed: int, key: tuple[int | str, ...], count: int, fewer: int) -> None:
+    found = keys.uniforms(seed, *key, count=count)
+    assert found.shape == (count,) and (found >= 0).all() and (found < 1).all()
+    assert len(set(found.tolist())) == count
+    assert (found[:fewer] == keys.uniforms(seed, *key, count=min(fewer, count))).all()
+    assert not np.isin(found, keys.uniforms(seed, *key, "more", count=count)).any()
+
+
+def test_uniforms_are_uniform() -> None:
+    found = np.sort(np.concatenate([keys.uniforms(3, "uniform", number, count=14) for number in range(3000)]))
+    places = (np.arange(found.size) + 0.5) / found.size
+    assert abs(found - places).max() < 1.95 / found.size**0.5  # Kolmogorov and Smirnov at 0.1 %
+    pairs = np.stack([keys.uniforms(3, "uniform", number, count=14) for number in range(3000)])
+    correlations = np.corrcoef(pairs.T) - np.eye(14)
+    assert abs(correlations).max() < 4.5 / 3000**0.5
+
+
 def test_the_parts_of_a_key_are_kept_apart() -> None:
     alike = [(1, 23), (12, 3), (123,), ("1", "2", "3"), ("12", "3x")]
     assert len({keys.integer(4, *key) for key in alike}) == len(alike)

@@ -10,7 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scenewise.api import audit, compare, demo, embed, evaluate, export, inspect, load_backbone, pretrain, propose
+    from scenewise.api import (
+        audit,
+        compare,
+        demo,
+        embed,
+        evaluate,
+        export,
+        inspect,
+        load_backbone,
+        pack,
+        pretrain,
+        propose,
+    )
     from scenewise.errors import UserError
 
 __version__ = "0.1.0"
@@ -25,6 +37,7 @@ __all__ = [
     "export",
     "inspect",
     "load_backbone",
+    "pack",
     "pretrain",
     "propose",
 ]

@@ -11,7 +11,6 @@ from scenewise.backbones import load_backbone as _load_backbone
 from scenewise.engine.config import assign, build, merge, read_yaml
 from scenewise.engine.display import Display
 from scenewise.engine.folder import CONFIG, LAST, writing
-from scenewise.engine.plan import choose_device
 from scenewise.engine.processes import started_rank
 from scenewise.engine.proposing import Made
 from scenewise.engine.run import AUTO_GENERATOR, Run, pretrain_run
@@ -25,8 +24,9 @@ from scenewise.tools.compare import Comparison, compare_subjects
 from scenewise.tools.demo import run_demo
 from scenewise.tools.embed import embed_data
 from scenewise.tools.export import export as _export
-from scenewise.tools.inspect import COUNT, inspect_data, run_tree
+from scenewise.tools.inspect import COUNT, Inspection, inspect_data, run_tree
 from scenewise.tools.judge import Terms, judge, protocol_options
+from scenewise.tools.pack import QUALITY, SHARD_IMAGES, SHORT_SIDE, Packed, pack_data
 from scenewise.tools.propose import propose_data
 from scenewise.tools.report import report_run
 
@@ -179,6 +179,39 @@ def propose(
     )
 
 
+def pack(
+    data: str,
+    *,
+    out: str | Path,
+    short_side: int = SHORT_SIDE,
+    quality: int = QUALITY,
+    shard_images: int = SHARD_IMAGES,
+    proposals: str | Path | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    reindex: bool = False,
+    display: Display | None = None,
+) -> Packed:
+    """Put the images of a data set into tar shards for `shards:OUT` (`scenewise pack`); `.to_json()` gives its JSON.
+
+    Raises UserError for wrong input before any work starts, and Interrupted once what is done is kept, for `resume`.
+    """
+    return pack_data(
+        data,
+        Path(out),
+        short_side=short_side,
+        quality=quality,
+        shard_images=shard_images,
+        proposals=None if proposals is None else Path(proposals),
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        reindex=reindex,
+        display=display,
+    )
+
+
 def audit(
     data: str,
     *,
@@ -227,8 +260,8 @@ def inspect(
     overwrite: bool = False,
     reindex: bool = False,
     display: Display | None = None,
-) -> Path:
-    """Write a sheet of what a method will really see of a few photos and return it (`scenewise inspect`).
+) -> Inspection:
+    """Draw what a method will really see of a few photos (`scenewise inspect`); `.to_json()` gives the command's JSON.
 
     With `run` what is not named is as that run has it, and of a UniVIP run its transport plans are drawn too.
     """
@@ -278,10 +311,7 @@ def evaluate(
     `epochs` or `iterations`: the length of every protocol that trains by gradient. `settings` reaches every setting of
     a protocol by its dotted name, as `--set` does: `{"knn.k": 200}` (`scenewise protocols --settings` lists them).
     """
-    return judge(
-        str(subject),
-        data,
-        test_data=test_data,
+    terms = Terms(
         protocols=_names(protocol),
         options=protocol_options(settings or {}),
         epochs=epochs,
@@ -292,9 +322,8 @@ def evaluate(
         seed=seed,
         device=device,
         workers=workers,
-        reindex=reindex,
-        display=display,
     )
+    return judge(str(subject), data, terms, test_data=test_data, reindex=reindex, display=display)
 
 
 def compare(
@@ -333,7 +362,7 @@ def compare(
         limit=limit,
         min_positives=min_positives,
         seed=seed,
-        device=choose_device(device),
+        device=device,
         workers=workers,
     )
     return compare_subjects(

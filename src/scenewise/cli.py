@@ -57,6 +57,9 @@ SubjectArgument = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="processes that read images")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")]
+CropsJsonOption = Annotated[
+    Path | None, typer.Option("--json", help="also write where each view was cut, photo by photo, to this file")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
 LabelledOption = Annotated[
     str, typer.Option(help="labelled images to learn from (and to test on, where they have splits)")
@@ -261,6 +264,7 @@ def inspect(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="any setting, for example method.instances=2"),
     ] = None,
+    json_file: CropsJsonOption = None,
     overwrite: OverwriteOption = False,
     reindex: ReindexOption = False,
 ) -> None:
@@ -269,8 +273,9 @@ def inspect(
     from scenewise.engine.config import flat_settings
     from scenewise.engine.display import terminal
 
+    _check_json(json_file, overwrite=overwrite, others=[out])
     display = terminal()
-    written = api.inspect(
+    found = api.inspect(
         data,
         out=out,
         method=method,
@@ -288,7 +293,8 @@ def inspect(
         reindex=reindex,
         display=display,
     )
-    display.say(f"done: {written}")
+    display.say(f"done: {found.file}")
+    _write_json(json_file, found.to_json())
 
 
 @app.command(
@@ -348,6 +354,58 @@ def propose(
         display.say(f"stopped; what is done is kept in {out}.partial. Go on with the same command and --resume")
         raise
     display.say(f"done: {made.file}")
+    _write_json(json_file, made.to_json())
+
+
+@app.command(
+    epilog="Examples: scenewise pack PHOTOS --out SHARDS --short-side 320 | "
+    "scenewise pack voc:ROOT --out SHARDS --proposals proposals.arrow | "
+    "scenewise pretrain shards:SHARDS --method mls --out RUN | "
+    "scenewise pretrain shards:https://HOST/SHARDS --method mls --out RUN"
+)
+def pack(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="a folder, new or empty: tar files, an index, labels and boxes")],
+    short_side: Annotated[
+        int, typer.Option(min=32, help="pixels that an image's shorter side has at most; none is enlarged")
+    ] = 320,
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="of JPEG, for what is not copied as it is: small upright JPEG files")
+    ] = 95,
+    shard_images: Annotated[int, typer.Option(min=1, help="images of a tar file")] = 10_000,
+    proposals: Annotated[
+        Path | None, typer.Option(help="a file of `scenewise propose` for these data, to be carried along")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes (one a core)")] = None,
+    json_file: JsonOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where it was interrupted")] = False,
+    overwrite: OverwriteOption = False,
+    reindex: ReindexOption = False,
+) -> None:
+    """Pack images into tar shards, smaller and with all that is known of them, for `shards:OUT`."""
+    from scenewise import api
+    from scenewise.engine.display import terminal
+
+    _check_json(json_file, overwrite=overwrite or resume, others=[out])
+    display = terminal()
+    try:
+        made = api.pack(
+            data,
+            out=out,
+            short_side=short_side,
+            quality=quality,
+            shard_images=shard_images,
+            proposals=proposals,
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            reindex=reindex,
+            display=display,
+        )
+    except Interrupted:
+        display.say(f"stopped; what is done is kept in {out}. Go on with the same command and --resume")
+        raise
+    display.say(f"done: shards:{made.folder}")
     _write_json(json_file, made.to_json())
 
 

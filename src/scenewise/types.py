@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +59,22 @@ class View(enum.IntEnum):
     INSTANCE = 3  # a whole object
 
 
+class Effort(NamedTuple):
+    """What loading took, summed over images: seconds of reading files, of decoding, of the rest; pixels of the photos.
+
+    It depends on the machine and its load, so nothing that is trained may depend on it.
+    """
+
+    images: int = 0
+    read: float = 0.0
+    decode: float = 0.0
+    rest: float = 0.0
+    pixels: float = 0.0
+
+
+NO_EFFORT = Effort()
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One step's input. V views of a slot, B images.
@@ -67,7 +84,10 @@ class Batch:
     boxes: slot -> (V, B, 4) where each view was cut, `x1, y1, x2, y2` in pixels of the upright photo.
     kinds: slot -> (V, B) int8, what each view was cut from: a `scenewise.types.View`.
     figures: name -> (B,) float32, what the region policy counted for each image (fallbacks, attempts, ...).
+    photometry: slot -> (V, B, 12) float32, what is still to be done to the views on the device
+    (`views.on_device.as_numbers`); empty when nothing is.
     skipped: images of this batch that could not be read and were replaced.
+    effort: what loading it took.
     """
 
     index: Int[Tensor, " batch"]
@@ -75,7 +95,9 @@ class Batch:
     boxes: Mapping[str, Tensor]
     kinds: Mapping[str, Tensor] = field(default_factory=dict)
     figures: Mapping[str, Tensor] = field(default_factory=dict)
+    photometry: Mapping[str, Tensor] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
+    effort: Effort = NO_EFFORT
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
@@ -93,6 +115,7 @@ class Batch:
             boxes={name: function(box) for name, box in self.boxes.items()},
             kinds={name: function(kind) for name, kind in self.kinds.items()},
             figures={name: function(figure) for name, figure in self.figures.items()},
+            photometry={name: function(numbers) for name, numbers in self.photometry.items()},
         )
 
 

@@ -15,7 +15,8 @@ import torchvision
 from torch import Tensor, nn
 
 from scenewise.backbones import create_backbone, load_backbone, load_subject
-from scenewise.backbones.foreign import STYLES, Found, find_backbone, notes_on
+from scenewise.backbones.foreign import Found, find_backbone, notes_on
+from scenewise.backbones.foreign_styles import STYLES
 from scenewise.errors import UserError
 
 State = dict[str, Tensor]
@@ -321,6 +322,26 @@ DAMAGED: dict[str, tuple[State, Callable[[State], Any], str]] = {  # a whole enc
         lambda s: _under("backbone_momentum.", OTHER) | _under("backbone.", s) | {"projection_head.w": torch.zeros(1)},
         "lightly (backbone.*)",
     ),
+    "a bare backbone": (
+        RESNET,
+        lambda s: _under("backbone.", s) | _under("teacher.", OTHER),
+        "a model with a backbone (backbone.*)",
+    ),
+    "a bare backbone, ViT": (
+        VIT,
+        lambda s: {"state_dict": _under("module.backbone.", s) | _under("module.ema.model.", OTHER_VIT)},
+        "a model with a backbone (state_dict, backbone.*)",
+    ),
+    "a bare backbone beside an encoder": (
+        RESNET,
+        lambda s: _under("encoder.", OTHER) | _under("backbone.", s),
+        "a model with a backbone (backbone.*)",
+    ),
+    "a bare backbone beside a Sequential": (
+        RESNET,
+        lambda s: _under("features.", _numbered(OTHER, CHILDREN)) | _under("backbone.", s),
+        "a model with a backbone (backbone.*)",
+    ),
 }
 
 
@@ -342,6 +363,24 @@ def test_what_a_damaged_encoder_lacks_is_listed(tmp_path: Path) -> None:
     words = r"MoCo v1 and v2 \(state_dict, encoder_q\.\*\)\) does not fit 'resnet18': missing: layer1\.0\.bn1"
     with pytest.raises(UserError, match=words):
         load_backbone(file, name="resnet18")
+
+
+def test_what_a_damaged_bare_backbone_lacks_is_listed(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": _under("backbone.", _few(state)) | _under("teacher.", state)}, file)
+    words = r"a model with a backbone \(state_dict, backbone\.\*\)\) does not fit 'resnet18': missing: layer1\.0\.bn1"
+    with pytest.raises(UserError, match=words):
+        load_backbone(file, name="resnet18")
+
+
+def test_a_damaged_network_without_a_prefix_does_not_give_way_to_another() -> None:
+    half = dict(list(RESNET.items())[:50])
+    assert 2 * len(half) < len(RESNET)
+    found = _find(half | _under("encoder_k.", OTHER), RESNET)
+    assert not found.complete and found.shown() == "timm and torchvision"
+    found = _find({"norm.weight": torch.zeros(1)} | _under("any.", OTHER_VIT), VIT)  # one name alone is no network
+    assert found.complete and found.prefix == "any."
 
 
 @pytest.mark.parametrize("beside", ["projector.", "head.", "projection_head."])

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from scenewise.engine.config import RunConfig, build, merge
+from scenewise.engine.display import Display
 from scenewise.engine.run import Run, pretrain_run
 
 IMAGES = 40
@@ -64,8 +65,10 @@ def settings(photos: Path) -> Callable[..., RunConfig]:
 def train(settings: Callable[..., RunConfig]) -> Train:
     """Return a function that carries out a run: `train(out, resume=True, method={"k": 2})`."""
 
-    def carry_out(out: Path, *, resume: bool = False, overwrite: bool = False, **sections: Any) -> Run:
-        return pretrain_run(settings(**sections), out, resume=resume, overwrite=overwrite)
+    def carry_out(
+        out: Path, *, resume: bool = False, overwrite: bool = False, display: Display | None = None, **sections: Any
+    ) -> Run:
+        return pretrain_run(settings(**sections), out, resume=resume, overwrite=overwrite, display=display)
 
     return carry_out
 

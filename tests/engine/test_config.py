@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from scenewise.api import configuration_tree
 from scenewise.engine.config import assign, build, flat_settings, flatten, merge, read_yaml, to_tree, to_yaml
 from scenewise.errors import UserError
+from scenewise.methods import method_class, method_names
+from scenewise.views.augmentations import AUGMENTATIONS
 
 LEAST: dict[str, Any] = {"data": {"source": "photos"}, "method": {"name": "mls"}}
 
@@ -249,6 +251,22 @@ def test_every_setting_has_its_dotted_name() -> None:
         )
     )
     assert len(flat) == count + 3  # method.name, crops.name and seed
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_wrong_augmentation_is_told_by_its_field(name: str) -> None:
+    named = [
+        field.name
+        for field in dataclasses.fields(method_class(name).Config)
+        if isinstance(field.default, str) and field.default in AUGMENTATIONS
+    ]
+    tree = {"data": {"source": "x", "size": -1}, "method": {"name": name, **dict.fromkeys(named, "mocco")}}
+    with pytest.raises(UserError) as caught:
+        build(tree)
+    told = {problem.partition(":")[0]: problem for problem in caught.value.problems}
+    assert named and told.keys() == {f"method.{field}" for field in named} | {"data.size"}
+    for field in named:
+        assert told[f"method.{field}"].startswith(f"method.{field}: unknown name 'mocco'. Did you mean 'moco'? Known: ")
 
 
 def test_names_that_are_judged_later_are_told_with_the_rest() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenewise.engine.data import Schedule, epoch_order
+from scenewise.engine.data import Pieces, Schedule, epoch_order
 
 
 @st.composite
@@ -57,3 +57,16 @@ def test_the_order_is_another_in_each_epoch_and_for_each_seed() -> None:
     orders = {tuple(epoch_order(seed, epoch, 50).tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
     np.testing.assert_array_equal(epoch_order(1, 2, 50), epoch_order(1, 2, 50))
+
+
+@settings(max_examples=60)
+@given(schedules(), st.data())
+def test_from_any_part_on_the_pieces_are_those_of_the_whole_run(schedule: Schedule, data: st.DataObject) -> None:
+    whole = list(Pieces(schedule, first=0))
+    orders = [epoch_order(schedule.seed, epoch, schedule.images) for epoch in range(schedule.epochs)]
+    assert len(whole) == len(Pieces(schedule, first=0)) == schedule.steps * schedule.accumulate
+    for part, piece in enumerate(whole):
+        assert piece.epoch == schedule.epoch_of(part)
+        assert piece.images == schedule.indices(orders[piece.epoch], part).tolist()
+    first = data.draw(st.integers(0, len(whole)))
+    assert list(Pieces(schedule, first=first)) == whole[first:]

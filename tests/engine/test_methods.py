@@ -112,7 +112,7 @@ def test_other_colours_are_subtracted_where_asked_and_kept_in_the_weights(
         ("msvq", {"dictionary_size": 4}, r"method\.dictionary_size: 4 must be larger than the batch size 8"),
         ("msf", {"k": 100}, r"method\.k: 100 must be between 1 and the bank's 16 rows"),
         ("densecl", {"weight": 2.0}, r"method\.weight: 2\.0 must be 0 to 1"),
-        ("ressl", {"weak": "wek"}, r"augmentation: unknown name 'wek'. Did you mean 'weak'"),
+        ("ressl", {"weak": "wek"}, r"method\.weak: unknown name 'wek'. Did you mean 'weak'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(

@@ -42,6 +42,19 @@ from scenewise.views.scene import Scene
 from scenewise.views.slots import Slot
 
 Train = Callable[..., Run]
+
+
+class Told(Quiet):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = ""
+
+    def say(self, text: str) -> None:
+        self.words += text + "\n"
+
+
 CROPS = {"crops": {"name": "object"}}
 
 
@@ -222,7 +235,7 @@ def test_a_run_is_cut_by_a_file_and_records_where_it_lies(
 
 def test_a_wrong_file_is_told_before_the_data_are_read(train: Train, tmp_path: Path) -> None:
     sections = {**CROPS, "data": {"source": "nowhere", "proposals": str(tmp_path / "no.arrow")}}
-    with pytest.raises(UserError, match=r"no such file: '.*no.arrow'") as caught:
+    with pytest.raises(UserError, match=r"data\.proposals: no such file: '.*no.arrow'") as caught:
         train(tmp_path / "run", **sections)
     assert "nowhere" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -261,13 +274,20 @@ def test_auto_makes_proposals_in_the_runs_folder_once(
     before = run.backbone.read_bytes()
     train(out, resume=True, **auto(pool))
     assert len(made) == 1  # a resumed run keeps its own
-    train(out, overwrite=True, **auto(pool))
+    display = Told()
+    train(out, overwrite=True, display=display, **auto(pool))
     assert [fake.calls for fake in made] == [40, 0]  # what fits is not made again
+    assert f"{out / PROPOSALS} is complete and of the same making: it is kept" in display.words
     assert run.backbone.read_bytes() == before
-    train(out, overwrite=True, **auto(pool, seed=1, engine={"epochs": 0}))
+    train(out, overwrite=True, display=display, **auto(pool, seed=1, engine={"epochs": 0}))
     assert [fake.calls for fake in made] == [40, 0, 40]
-    train(out, overwrite=True, data={"source": str(pool)}, engine={"epochs": 0})
+    assert f"replaced (--overwrite): {out / PROPOSALS} was begun otherwise: seed is 0 there and 1 now" in display.words
+    by_name = {"source": str(pool), "proposals": str(out / PROPOSALS)}
+    train(out, overwrite=True, **auto(pool, data=by_name, engine={"epochs": 0}))
+    assert (out / PROPOSALS).exists()  # what the run itself is cut by
+    train(out, overwrite=True, display=display, data={"source": str(pool)}, engine={"epochs": 0})
     assert not (out / PROPOSALS).exists()
+    assert f"{out / PROPOSALS} of the former run is removed" in display.words
 
 
 def test_auto_stopped_while_it_proposes_goes_on_there(

@@ -285,10 +285,13 @@ def test_unreadable_images_have_no_boxes_and_are_named(
         "02.jpg",
         "deeper/01.jpg",
     ]
-    assert (made.header.images_without_boxes, made.header.unreadable, made.unreadable) == (2, 2, 3)
-    assert made.to_json()["unreadable"] == 3
-    assert "3 images cannot be read" in display.warnings[0]
-    assert "2 of 40 images have no boxes" in display.words
+    assert (made.header.images_without_boxes, made.header.unreadable) == (2, 2)  # of the file, which has 40 rows
+    figures = made.to_json()  # of the folder, which has 41 images
+    assert [figures[name] for name in ("images", "unreadable", "images_without_boxes", "boxes")] == [41, 3, 3, 76]
+    assert figures["boxes_per_image"] == 76 / 38
+    assert "41 images, 38 of them read, 2.0 boxes an image read" in display.words
+    assert "3 of 41 images cannot be read" in display.warnings[0]
+    assert "nothing was found" not in display.words  # beside those that cannot be read
     with (tmp_path / "p.skipped.csv").open() as file:
         named = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert named.keys() == {"02.jpg", "deeper/01.jpg", "no.jpg"}
@@ -307,6 +310,47 @@ def test_unreadable_images_have_no_boxes_and_are_named(
     (pool / "no.jpg").unlink()
     make(out, source=open_source(str(pool), reindex=True), overwrite=True)
     assert not skipped_file(out).exists()
+
+
+def test_images_without_boxes_are_counted_among_all(make: Make, photos: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    shutil.copytree(photos, pool)
+    (pool / "no.jpg").write_bytes(b"no image at all")
+    (pool / "02.jpg").write_bytes((pool / "02.jpg").read_bytes()[:-300])
+    Image.new("RGB", (40, 30)).save(pool / "black.png")
+    display = Told()
+
+    class Blind(Fake):
+        def __call__(self, pixels: np.ndarray, chance: np.random.Generator) -> Proposals:
+            return super().__call__(pixels, chance) if pixels.any() else Proposals(np.empty((0, 4), np.int32), None)
+
+    made = make(tmp_path / "p.arrow", Blind(), source=open_source(str(pool)), display=display)
+    assert "42 images, 40 of them read" in display.words
+    assert "note: nothing was found in 1 of 42 images" in display.words
+    assert "2 of 42 images cannot be read" in display.warnings[0]
+    assert (made.to_json()["images_without_boxes"], made.to_json()["unreadable"]) == (3, 2)
+
+
+def test_what_overwrite_keeps_and_what_it_replaces_is_said(make: Make, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.arrow"
+    shutil.copy(reference, out)
+    display = Told()
+    assert make(out, resume=True, overwrite=True, display=display).made == 0
+    assert f"{out} is complete and of the same making: it is kept" in display.words
+    make(out, resume=True, overwrite=True, seed=7, display=display)
+    assert f"replaced (--overwrite): {out} was begun otherwise: seed is 0 there and 7 now" in display.words
+    out.write_bytes(b"damaged")
+    make(out, resume=True, overwrite=True, display=display)
+    assert f"replaced (--overwrite): {out} is not a file of `scenewise propose`" in display.words
+    # what is whole and fits is kept, whatever an interrupted making beside it was for
+    with pytest.raises(Interrupted):
+        make(out, Fake(kill_at(5, signal.SIGTERM)), seed=9, overwrite=True)
+    display = Told()
+    assert make(out, resume=True, overwrite=True, display=display).made == 0
+    assert "it is kept" in display.words
+    assert f"left as it is: {partial_file(out)} was begun otherwise: seed is 9 there and 0 now" in display.words
+    assert partial_file(out).exists()
+    assert out.read_bytes() == reference.read_bytes()
 
 
 def test_labelled_boxes_are_named_for_what_they_are(make: Make, source: Source, tmp_path: Path) -> None:

@@ -73,18 +73,14 @@ def test_every_variant_equals_the_loop(multi, vote, normalise):
         np.testing.assert_allclose(got[number].numpy(), weights @ table[near] / weights.sum(), atol=1e-4)
 
 
-def test_the_default_vote_is_the_metrics():
-    task = make_task(multi=False, informative=0.3)
-    expected = knn_votes(task.test.features, task.train.features, task.train.labels, classes=3, k=20, temperature=0.07)
-    torch.testing.assert_close(knn.votes(task, knn.Config()), expected)
-
-
 def test_the_dot_product_lets_long_vectors_win():
-    bank = Part(torch.tensor([[1.0, 0.0], [5.0, 5.0]]), torch.tensor([0, 1]))
-    query = torch.tensor([[2.0, 0.1]])
-    votes = [knn.single_label_votes(bank, query, classes=2, config=knn.Config(k=1, normalise=n)) for n in (True, False)]
-    assert votes[0].tolist() == [[1.0, 0.0]] and votes[1].tolist() == [[0.0, 1.0]]
-    huge = knn.single_label_votes(bank, 1e4 * query, classes=2, config=knn.Config(k=2, normalise=False))
+    bank, labels, query = torch.tensor([[1.0, 0.0], [5.0, 5.0]]), torch.tensor([0, 1]), torch.tensor([[2.0, 0.1]])
+    short, long = (
+        knn_votes(query, bank, labels, classes=2, k=1, temperature=0.07, normalise=normalise)
+        for normalise in (True, False)
+    )
+    assert short.tolist() == [[1.0, 0.0]] and long.tolist() == [[0.0, 1.0]]
+    huge = knn_votes(1e4 * query, bank, labels, classes=2, k=2, temperature=0.07, normalise=False)
     assert huge.tolist() == [[0.0, 1.0]]
 
 

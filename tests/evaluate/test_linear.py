@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from scenewise.errors import UserError
 from scenewise.evaluate import linear_recipes
 from scenewise.evaluate.batched_precision import batched_precision_statistic
+from scenewise.evaluate.held_out import hold_out
 from scenewise.evaluate.linear_recipes import RECIPES
 from scenewise.evaluate.metrics import average_precision, mean_average_precision
 from scenewise.evaluate.protocols import linear
@@ -112,7 +113,7 @@ def test_the_choice_is_the_best_on_the_held_out_images(multi):
     part = make_task(multi=multi, informative=0.3).train
     grid = [(rate, decay) for decay in (0.0, 1e-2) for rate in (0.01, 1.0, 30.0)]
     point, note = linear.choose(part, grid, 3, seed=0, config=QUICK)
-    held = linear.hold_out(part.labels, share=0.2, seed=0)
+    held = hold_out(part.labels, share=0.2, seed=0)
     judged = {}
     for each in grid:
         layers = linear.fit(Part(part.features[~held], part.labels[~held]), [each], 3, seed=0, config=QUICK)
@@ -136,11 +137,11 @@ def test_labels_that_are_not_judged_do_not_count():
 
 def test_a_fifth_of_each_class_is_held_out():
     labels = torch.tensor([0] * 50 + [1] * 20 + [3] * 5 + [4])
-    held = linear.hold_out(labels, share=0.2, seed=0)
+    held = hold_out(labels, share=0.2, seed=0)
     assert labels[held].bincount(minlength=5).tolist() == [10, 4, 0, 1, 0]
-    assert torch.equal(held, linear.hold_out(labels, share=0.2, seed=0))
-    assert not torch.equal(held, linear.hold_out(labels, share=0.2, seed=1))
-    assert int(linear.hold_out(torch.zeros(50, 3, dtype=torch.int8), share=0.2, seed=0).sum()) == 10
+    assert torch.equal(held, hold_out(labels, share=0.2, seed=0))
+    assert not torch.equal(held, hold_out(labels, share=0.2, seed=1))
+    assert int(hold_out(torch.zeros(50, 3, dtype=torch.int8), share=0.2, seed=0).sum()) == 10
 
 
 def test_without_anything_to_choose_on_the_middle_is_taken_and_said():

@@ -108,8 +108,14 @@ def test_classes_that_cannot_be_judged_are_left_out_and_said(backbone, make_sour
     result = evaluate(backbone, train, test, protocols=("knn",))
     assert "AP/blue" not in result.protocols["knn"]
     assert "no figure, no positive among the test images: blue" in result.notes
-    with pytest.raises(UserError, match="too few classes"):
+    with pytest.raises(UserError, match=r"0 of 3 classes .*at least one needs .*with a lower --min-positives, or with"):
         evaluate(backbone, train, test, protocols=("knn",), min_positives=1000)
+    train, test = make_source("train"), make_source("test", 40)
+    with pytest.raises(UserError, match=r"0 of 4 classes .*at least two need .*with a lower --min-positives, or with"):
+        evaluate(backbone, train, test, protocols=("knn",), min_positives=1000)
+    train.labels()[:] = 1
+    with pytest.raises(UserError, match=r"1 of 4 classes .*try with a larger --limit"):
+        evaluate(backbone, train, test, protocols=("knn",), limit=30)
 
 
 def test_images_of_a_class_that_is_too_rare_go_with_it(backbone, make_source):

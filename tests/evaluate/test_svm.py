@@ -168,6 +168,43 @@ def test_too_few_positives_for_the_folds_is_said():
     assert middle_cost((10.0, 100.0, 1.0)) == 0
 
 
+def test_without_any_class_for_the_folds_wanted_no_such_number_is_told():
+    task = make_task(train=40)
+    labels = torch.zeros_like(task.train.labels)
+    labels[:4, :2] = 1
+    labels[0, 2] = 1
+    rare = dataclasses.replace(task, train=Part(task.train.features, labels))
+    _, notes = svm.classify(rare, dataclasses.replace(SHORT, folds=9))
+    assert notes[0].startswith("svm: C of each class by 4-fold average precision")
+    assert "svm: too few training images with or without the class for 9 folds, 4 folds: a, b" in notes
+    labels[1:4] = 0
+    lone = dataclasses.replace(task, train=Part(task.train.features, labels))
+    _, notes = svm.classify(lone, SHORT)
+    assert not any("-fold" in note for note in notes)
+    assert any(note.endswith("the middle C, 1, not chosen: a, b, c") for note in notes)
+
+
+def test_one_class_an_image_with_fewer_images_than_folds_is_said():
+    task = make_task(multi=False, train=40)
+    labels = torch.tensor([0] * 30 + [1] * 8 + [2] * 2)
+    task = dataclasses.replace(task, train=Part(task.train.features, labels))
+    _, notes = svm.classify(task, dataclasses.replace(SHORT, folds=3))
+    assert "svm: fewer training images than the 3 folds, so in some folds only: c" in notes
+    _, notes = svm.classify(task, dataclasses.replace(SHORT, folds=35))
+    assert "svm: 30 folds instead of 35: no class has more training images" in notes
+    assert "svm: fewer training images than the 30 folds, so in some folds only: b, c" in notes
+    assert not any("folds" in note for note in svm.classify(task, dataclasses.replace(SHORT, folds=2))[1])
+
+
+def test_more_folds_than_training_images_are_refused_before_any_is_read(make_source):
+    train, test = make_source("train", 24, multi=True), make_source("test", multi=True)
+    exam = Exam(backbone=create_backbone("resnet18", seed=0), train=train, test=test, size=32, limit=20)
+    svm.PROTOCOL.check(exam, svm.Config(folds=20))
+    with pytest.raises(UserError, match=r"svm\.folds: 21 is more than the 20 training images; allowed are 2\.\.20"):
+        svm.PROTOCOL.check(exam, svm.Config(folds=21))
+    assert train.read_count == 0
+
+
 def test_a_class_that_all_training_images_have_scores_nothing():
     task = make_task()
     labels = task.train.labels.clone()

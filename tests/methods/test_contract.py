@@ -10,6 +10,8 @@ import io
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.func import functional_call
 
 from scenewise.backbones import create_backbone
 from scenewise.errors import UserError
@@ -17,7 +19,7 @@ from scenewise.methods import Method, method_class, method_names
 from scenewise.parts.batchnorm import group_batchnorm
 from scenewise.parts.queue import Queue
 from scenewise.sources import open_source
-from scenewise.types import Batch
+from scenewise.types import Batch, Progress
 from scenewise.views.collate import collate, normalise
 from scenewise.views.pipeline import make_views
 from scenewise.views.policies import POLICIES, policy_class
@@ -156,7 +158,7 @@ def test_keys_just_pushed_are_no_negatives_of_their_step_but_of_the_next(
     batch, before = lab.batch(pushing, 3), [queue.read() for queue in lab.queues(pushing)]
     with_push = pushing.step(batch, lab.progress(3)).loss
     with monkeypatch.context() as patch:
-        patch.setattr(Queue, "push", lambda self, rows, *, image, box, step: None)
+        patch.setattr(Queue, "become", lambda self, joined, *, image, box, step: None)  # all writing is there
         without_push = silent.step(batch, lab.progress(3)).loss
     assert torch.equal(with_push, without_push)
     for queue, old in zip(lab.queues(pushing), before, strict=True):
@@ -274,6 +276,33 @@ def test_the_passes_are_as_many_as_it_says(lab, name: str) -> None:
     assert sum(costs) / len(batch.index) == pytest.approx(method.passes(method.config), rel=0.1)
 
 
+WAITS = {"s2r2"}  # groups the views by their images' numbers, of which one may be twice in a batch
+
+
+class OneStep(nn.Module):
+    """The step as a forward, for weights and queues handed in."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, progress: Progress) -> Tensor:
+        return self.method.step(batch, progress).loss
+
+
+def test_a_step_never_waits_for_the_device(lab, name: str) -> None:
+    """On tensors without values: to read one (`item`, `if`, boolean masks) would make a GPU's host wait, and raises."""
+    method = lab.trained(name, norm="batch")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        state = {f"method.{key}": mode.from_tensor(value) for key, value in method.state_dict().items()}
+        batch = lab.batch(method, 9)._map(mode.from_tensor)
+        if name in WAITS:
+            with pytest.raises(DynamicOutputShapeException):
+                functional_call(OneStep(method), state, (batch, lab.progress(9)))
+            return
+        functional_call(OneStep(method), state, (batch, lab.progress(9)))
+
+
 def test_the_backbone_is_the_online_one(lab, name: str) -> None:
     method = lab.method(name)
     parameters = list(method.backbone.parameters())
@@ -320,6 +349,8 @@ def test_labels_cannot_influence_a_step(name: str) -> None:
         "boxes",
         "kinds",
         "figures",
+        "photometry",
+        "effort",
         "skipped",
     }
 

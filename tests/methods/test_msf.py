@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from scenewise.errors import UserError
 from scenewise.losses import cosine_regression
 from scenewise.methods.msf import MSF
+from scenewise.parts.queue import Queue
 from scenewise.types import Batch
 
 SMALL = {"hidden": 24, "width": 8, "dictionary_size": 20}
@@ -38,6 +40,17 @@ def slow_mean_shift(predictions: np.ndarray, targets: np.ndarray, bank: list[np.
         nearest = sorted(bank, key=lambda row, target=target: -float(row @ target))[:k]
         total += np.mean([2 - 2 * float(prediction @ row) for row in nearest])
     return total / len(predictions)
+
+
+@pytest.mark.parametrize(("changes", "copies"), [({}, 1), ({"symmetric": True}, 2), ({"search": "before"}, 1)])
+def test_a_step_copies_the_bank_once_for_each_search(
+    lab, changes: dict[str, Any], copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Queue.after, list[int]()
+    monkeypatch.setattr(Queue, "after", lambda self, rows: calls.append(1) or real(self, rows))
+    method = lab.method("msf", k=2, momentum=0.9, **SMALL, **changes)
+    method.step(lab.batch(method, 0), lab.progress(0))
+    assert len(calls) == copies
 
 
 @pytest.mark.parametrize("k", [1, 3, 12])

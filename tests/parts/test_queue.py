@@ -74,13 +74,13 @@ class QueueAgainstList(RuleBasedStateMachine):
         """What `after` says is what `read` says once the batch is pushed, and saying it changes nothing."""
         numbers = list(range(self.pushed, self.pushed + count))
         before = copy.deepcopy(self.queue.state_dict())
-        columns, valid = self.queue.after({name: marked(numbers, width) for name, width in WIDTHS.items()})
+        joined = self.queue.after({name: marked(numbers, width) for name, width in WIDTHS.items()})
         assert all(torch.equal(before[name], value) for name, value in self.queue.state_dict().items())
         self.push(count)
         snapshot = self.queue.read()
-        assert torch.equal(valid, snapshot.valid)
-        assert columns.keys() == snapshot.rows.keys()
-        assert all(torch.equal(column, snapshot.rows[name]) for name, column in columns.items())
+        assert torch.equal(joined.valid, snapshot.valid)
+        assert joined.rows.keys() == snapshot.rows.keys()
+        assert all(torch.equal(column, snapshot.rows[name]) for name, column in joined.rows.items())
 
     @rule()
     def look(self) -> None:
@@ -182,22 +182,22 @@ def test_the_bank_after_the_push_holds_the_batch_and_the_newest_of_the_past(size
     queue = Queue(size, WIDTHS)
     for number in range(past):
         push(queue, [number], number)
-    joined = list(range(past, past + count))
-    columns, valid = queue.after({name: marked(joined, width) for name, width in WIDTHS.items()})
+    batch = list(range(past, past + count))
+    joined = queue.after({name: marked(batch, width) for name, width in WIDTHS.items()})
     expected = list(range(past + count))[-size:]
-    assert int(valid.sum()) == len(expected)
+    assert int(joined.valid.sum()) == len(expected)
     for name, width in WIDTHS.items():
-        found = sorted(columns[name][valid].tolist())
+        found = sorted(joined.rows[name][joined.valid].tolist())
         torch.testing.assert_close(found, sorted((marked(expected, width) / 3.0).tolist()), rtol=1e-5, atol=1e-6)
 
 
 def test_looking_ahead_gives_float32_unit_rows_without_gradient() -> None:
     queue = Queue(4, {"projection": 3})
     rows = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    columns, valid = queue.after({"projection": (5 * rows).bfloat16()})
-    assert columns["projection"].dtype == torch.float32
-    assert not columns["projection"].requires_grad
-    torch.testing.assert_close(columns["projection"].norm(dim=1), valid.float())
+    joined = queue.after({"projection": (5 * rows).bfloat16()})
+    assert joined.rows["projection"].dtype == torch.float32
+    assert not joined.rows["projection"].requires_grad
+    torch.testing.assert_close(joined.rows["projection"].norm(dim=1), joined.valid.float())
 
 
 @settings(max_examples=40)

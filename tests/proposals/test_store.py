@@ -166,8 +166,10 @@ def test_values_that_cannot_be_are_refused(tmp_path: Path, origin: MakeOrigin) -
 
 def test_what_is_no_proposal_file_is_told_so(tmp_path: Path, origin: MakeOrigin) -> None:
     file = tmp_path / "p.arrow"
-    with pytest.raises(UserError, match=r"no such file.*scenewise propose DATA --out"):
+    with pytest.raises(UserError, match=r"data\.proposals: no such file.*scenewise propose DATA --out"):
         read_header(file)
+    with pytest.raises(UserError, match="--like: no such file"):
+        read_header(file, field="--like")
     with pytest.raises(UserError, match="is a folder"):
         read_header(tmp_path)
     for content in (b"", b"PAR1 something else"):

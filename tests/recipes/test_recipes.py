@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import shlex
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from scenewise import cli
 from scenewise.backbones.create import check_options
 from scenewise.engine.config import Tree, build, merge, read_yaml
-from scenewise.engine.data import Parts
+from scenewise.engine.data import Parts, Pieces
 from scenewise.engine.optim import learning_rate, make_optimiser
 from scenewise.engine.plan import choose_group, decide_optimiser, make_plan
 from scenewise.errors import UserError
@@ -121,8 +122,8 @@ def test_a_recipe_takes_two_steps(name: str) -> None:
     optimiser = make_optimiser(plan.config.optimiser, method, plan.peak_lr)
     parts = Parts(plan.source, schedule, policy=plan.config.crops, slots=plan.slots, proposals=plan.proposals)
     before = [parameter.detach().clone() for parameter in plan.backbone.parameters()]
-    for step in range(2):
-        batch = parts[step]
+    for step, piece in enumerate(islice(Pieces(schedule, first=0), 2)):
+        batch = parts[piece]
         assert isinstance(batch, Batch)
         views = {role: normalise(view, mean=weights.mean, std=weights.std) for role, view in batch.views.items()}
         progress = Progress(step, schedule.steps, schedule.steps_per_epoch, schedule.seed)

@@ -85,7 +85,6 @@ def test_a_full_page_holds_every_part(fabricate: Fabricate, tmp_path: Path) -> N
         assert part in reader.text
     assert "41.2" in reader.text
     assert "39.2 – 44.2" in reader.text
-    assert "knn mAP: mls is ahead with 41.2 [39.2, 44.2] %, clear of all others' intervals." in reader.text
     assert "A note of ours." in reader.text
     assert "The loss fell from" in reader.text
     assert "street/0049.jpg" in reader.text

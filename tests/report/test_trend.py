@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from scenewise.report.records import ComparisonTable
-from scenewise.report.trend import comparison, final_advice, last_figures, series, summary
+from scenewise.report.trend import final_advice, last_figures, series, summary
 
 
 def history(
@@ -91,21 +90,3 @@ def test_series_and_last_figures() -> None:
     assert series(lines, "loss") == [(1, 4.0), (2, 2.0)]
     assert last_figures(lines) == pytest.approx({"loss": 2.0, "data_wait": 0.2, "queue/fill": 1.0})
     assert last_figures([]) == {}
-
-
-def test_overlapping_intervals_are_not_decided() -> None:
-    def result(subject: str, value: float) -> dict:
-        figure = {"value": value, "low": value - 0.02, "high": value + 0.02}
-        return {"subject": subject, "protocols": {"knn": {"mAP": figure, "AP/cat": figure}}}
-
-    table = ComparisonTable.from_results([result("random", 0.2), result("mocov2", 0.3), result("mls", 0.31)])
-    assert comparison(table) == [
-        "knn mAP: mls is ahead with 31.0 [29.0, 33.0] %, "
-        "not decided against mocov2: their intervals overlap; clear of random."
-    ]
-    assert comparison(ComparisonTable.from_results([result("random", 0.2), result("mls", 0.31)])) == [
-        "knn mAP: mls is ahead with 31.0 [29.0, 33.0] %, clear of all others' intervals."
-    ]
-    touching = ComparisonTable.from_results([result("mls", 0.31), result("mocov2", 0.28)])  # only the intervals meet
-    assert comparison(touching)[0].endswith("not decided against mocov2: their intervals overlap.")
-    assert comparison(ComparisonTable.from_results([result("mls", 0.31)])) == []

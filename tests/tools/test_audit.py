@@ -208,9 +208,13 @@ def test_wrong_input_is_refused_before_any_work(photos: Path, tmp_path: Path) ->
         "--size: 8": {"data": "nowhere", "size": 8},
         "--proposals: 'auto'": {"data": "nowhere", "proposals": "auto"},
         "--judge: 'auto'": {"data": "nowhere", "judge": "auto"},
-        "no labelled boxes; name a file, or auto": {"data": str(photos), "proposals": "labels"},
+        "--proposals: .* no labelled boxes; name a file of `scenewise propose`$": {
+            "data": str(photos),
+            "proposals": "labels",
+        },
         "no labelled boxes; name a file of proposals, or saliency": {"data": str(photos), "judge": "labels"},
-        "gone.arrow": {"data": "nowhere", "judge": tmp_path / "gone.arrow"},
+        "--judge: no such file: .*gone.arrow": {"data": "nowhere", "judge": tmp_path / "gone.arrow"},
+        "--proposals: no such file: .*gone.arrow": {"data": "nowhere", "proposals": tmp_path / "gone.arrow"},
     }
     for message, arguments in refused.items():
         with pytest.raises(UserError, match=message):

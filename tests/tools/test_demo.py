@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,16 @@ def test_the_demo_ends_with_a_table_a_report_and_a_backbone(tmp_path: Path, monk
         assert all("mAP" in figures for figures in row["protocols"].values())
     table = next(words for words in display.words if words.startswith("| subject"))
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == list(rows)
-    page = (out / "report.html").read_text()
+    page = html.unescape((out / "report.html").read_text())
+    for first, second in (("MoCo v2", "random init"), ("MLS", "random init"), ("MLS", "MoCo v2")):
+        for protocol in ("knn", "linear"):
+            about = rf"{first} is .*than {second} on {protocol} mAP "
+            (told,) = [words for words in display.words if re.search(about, words)]
+            assert told in page
+            values = [rows[name]["protocols"][protocol]["mAP"]["value"] for name in (first, second)]
+            size = float(re.search(r"(-?[0-9.]+) points", told)[1]) * (-1 if "is worse" in told else 1)
+            assert size == pytest.approx(100 * (values[0] - values[1]), abs=0.06)
+    assert "intervals overlap" not in page
     assert "Pseudo-labels of MLS" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert load_backbone(out / "mls").name == "test_resnet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from scenewise.tools import inspect as inspecting
 from scenewise.tools.inspect import transport_plans
 from scenewise.tools.report import run_sheets
 from scenewise.tools.seen import see
+from scenewise.types import View
 from scenewise.views.collate import normalise
 from scenewise.views.loading import load_batch
 
@@ -77,7 +79,7 @@ def test_the_same_call_gives_the_same_sheet_and_every_choice_shows(tmp_path: Pat
             "size": 32,
             "count": 1,
         }
-        return api.inspect(DATA, out=tmp_path / name, **arguments | changed).read_bytes()
+        return api.inspect(DATA, out=tmp_path / name, **arguments | changed).file.read_bytes()
 
     first = sheet("first.png")
     assert sheet("again.png") == first
@@ -105,12 +107,12 @@ def test_epochs_count_from_one(univip: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_run_needs_nothing_else_and_shows_its_plans(univip: Path, tmp_path: Path) -> None:
-    whole = picture(api.inspect(out=tmp_path / "run.png", run=univip, count=2))
+    whole = picture(api.inspect(out=tmp_path / "run.png", run=univip, count=2).file)
     views = picture(
         api.inspect(
             DATA, out=tmp_path / "views.png", method="univip", proposals="labels", size=32, count=2,
             settings={"method.instances": 3},
-        )
+        ).file
     )  # fmt: skip
     assert whole.shape[1] != views.shape[1]
 
@@ -154,7 +156,7 @@ def test_a_run_without_a_matching_says_so(byol: Path, tmp_path: Path) -> None:
 
 def test_a_run_can_be_looked_at_on_other_photos_and_crops(univip: Path, tmp_path: Path) -> None:
     out = api.inspect("synthetic:5?seed=9", out=tmp_path / "sheet.png", run=univip, crops="scene", seed=4, count=2)
-    assert out.exists()  # fewer photos than a batch has
+    assert out.file.exists()  # fewer photos than a batch has
 
 
 def test_a_runs_report_shows_its_proposals(univip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +189,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no method": ({"method": None}, r"method: say which one"),
     "method": ({"method": "moco"}, r"method: unknown name 'moco'\. Did you mean 'mocov2'\?"),
     "crops": ({"crops": "objekt"}, r"crops: unknown name 'objekt'\. Did you mean 'object'\?"),
-    "no proposals": ({"crops": "overlap"}, r"crops\.name: 'overlap' needs object proposals; .*scenewise propose"),
-    "auto": ({"crops": "object", "proposals": "auto"}, r"--proposals: 'auto' keeps .*`scenewise propose synthetic:8"),
-    "no such proposals": ({"crops": "object", "proposals": "nowhere.arrow"}, r"nowhere\.arrow"),
+    "no proposals": (
+        {"crops": "overlap"},
+        r"crops\.name: 'overlap' needs object proposals; make them once with `scenewise propose synthetic:8",
+    ),
+    "auto": (
+        {"crops": "object", "proposals": "auto"},
+        r"data\.proposals: 'auto' keeps .*`scenewise propose synthetic:8",
+    ),
+    "no such proposals": (
+        {"crops": "object", "proposals": "no.arrow"},
+        r"data\.proposals: no such file: 'no\.arrow",
+    ),
     "no folder": ({"out": "nowhere/sheet.png"}, r"--out: cannot write .*nowhere/sheet\.png'; name a file in a folder"),
     "folder": ({"out": "."}, r"--out: cannot write"),
     "no png": ({"out": "sheet.jpg"}, r"--out: .*sheet\.jpg'; the sheet is a PNG, name it so, for example sheet\.png"),
@@ -255,7 +266,40 @@ def test_the_command(univip: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.run(["inspect", "--run", str(univip), "--out", str(out), "--count", "1", *replace]) == 0
 
 
+def test_a_run_without_proposals_of_its_own_has_none_to_give(univip: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.proposals: 'auto' keeps its file in a run's folder; make one with"):
+        api.inspect(out=tmp_path / "sheet.png", run=univip, proposals="auto")
+
+
+def test_the_json_says_where_each_view_was_cut(univip: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "sheet.png", tmp_path / "crops.json"
+    arguments = ["inspect", "--run", str(univip), "--out", str(out), "--count", "2", "--epoch", "3"]
+    assert cli.run([*arguments, "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert {name: content[name] for name in ("file", "method", "crops", "size", "seed", "epoch", "skipped")} == {
+        "file": str(out), "method": "univip", "crops": "overlap", "size": 32, "seed": 0, "epoch": 3, "skipped": [],
+    }  # fmt: skip
+    config, source = recorded(univip), open_source(DATA)
+    plan = make_plan(config, source, fresh=False)
+    batch = load_batch(
+        source.__getitem__, len(source), [0, 7],
+        policy=plan.config.crops, slots=plan.slots, seed=config.seed, epoch=2, proposals=plan.proposals,
+    )  # fmt: skip
+    for number, photo in enumerate(content["photos"]):
+        record = source[[0, 7][number]]
+        assert (photo["image"], photo["index"]) == (record.key, record.index)
+        assert (photo["height"], photo["width"]) == record.size
+        assert photo["views"].keys() == batch.boxes.keys()
+        for slot, views in photo["views"].items():
+            assert [view["box"] for view in views] == batch.boxes[slot][:, number].tolist()
+            assert [View[view["kind"].upper()] for view in views] == batch.kinds[slot][:, number].tolist()
+        assert photo["figures"] == pytest.approx({name: float(each[number]) for name, each in batch.figures.items()})
+        assert np.array(photo["transport_plan"]).shape == (3, 3)
+    assert cli.run([*arguments, "--overwrite", "--json", str(out)]) == 2  # it is the sheet
+    assert picture(out).size
+
+
 def test_real_photos(data_root: Path, tmp_path: Path) -> None:
     data = f"voc:{data_root / 'voc'}?split=train"
     out = api.inspect(data, out=tmp_path / "sheet.png", method="univip", proposals="labels", count=2)
-    assert picture(out).shape[1] <= 1600
+    assert picture(out.file).shape[1] <= 1600

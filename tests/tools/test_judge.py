@@ -15,7 +15,7 @@ from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.sources import open_source
 from scenewise.tools.compare import comparison_markdown
-from scenewise.tools.judge import identities, judge, open_splits, protocol_options
+from scenewise.tools.judge import Terms, identities, judge, open_splits, protocol_options
 
 SUBJECT = "random:test_resnet"
 
@@ -39,7 +39,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_light_and_dark_photos_are_told_apart(tables: Path) -> None:
     found = judge(
-        SUBJECT, f"csv:{tables}/train.csv", test_data=f"csv:{tables}/test.csv", protocols=["knn"], size=32, device="cpu"
+        SUBJECT, f"csv:{tables}/train.csv", Terms(protocols=["knn"], size=32), test_data=f"csv:{tables}/test.csv"
     )
     assert found.protocols["knn"]["top1"].value == 1.0
     assert found.subject == SUBJECT
@@ -50,16 +50,18 @@ def test_light_and_dark_photos_are_told_apart(tables: Path) -> None:
 
 def test_every_wrong_protocol_is_named_before_anything_is_opened() -> None:
     with pytest.raises(UserError) as caught:
-        judge("nothing", "nowhere", protocols=["kn", "linar"])
+        judge("nothing", "nowhere", Terms(protocols=["kn", "linar"]))
     assert [problem.partition("Did you mean ")[2][:6] for problem in caught.value.problems] == ["'knn'?", "'linea"]
+    with pytest.raises(UserError, match="device: unknown name 'gpu'"):
+        judge("nothing", "nowhere", Terms(device="gpu"))
     with pytest.raises(UserError, match="none is named"):
-        judge("nothing", "nowhere", protocols=[])
+        judge("nothing", "nowhere", Terms(protocols=[]))
 
 
 def test_settings_reach_their_protocol(tables: Path) -> None:
-    arguments = {"test_data": f"csv:{tables}/test.csv", "protocols": ["knn"], "size": 32, "device": "cpu"}
     options = protocol_options({"knn.k": 3, "knn.temperature": 0.2})
-    found = judge(SUBJECT, f"csv:{tables}/train.csv", options=options, epochs=5, **arguments)
+    terms = Terms(protocols=["knn"], size=32, options=options, epochs=5)
+    found = judge(SUBJECT, f"csv:{tables}/train.csv", terms, test_data=f"csv:{tables}/test.csv")
     assert "knn: k = 3, temperature = 0.2" in found.notes
     assert any("the length has no effect" in note for note in found.notes)
     with pytest.raises(UserError, match=r"--set k: write PROTOCOL\.SETTING=VALUE"):
@@ -88,11 +90,11 @@ def test_test_images_that_were_in_the_pool_are_counted(tables: Path, tmp_path: P
         "engine": {"epochs": 0, "batch_size": 8, "threads": 1, "device": "cpu"},
     }
     run = pretrain_run(build(settings), tmp_path / "run")
-    arguments = {"test_data": f"csv:{tables}/test.csv", "protocols": ["knn"], "size": 32, "device": "cpu"}
-    found = judge(str(run.folder), f"csv:{tables}/train.csv", **arguments)
+    data, terms = {"data": f"csv:{tables}/train.csv", "test_data": f"csv:{tables}/test.csv"}, Terms(protocols=["knn"])
+    found = judge(str(run.folder), terms=terms, **data)
     assert any(note.startswith("1 of the 24 test images were in the pre-training pool") for note in found.notes)
     shutil.rmtree(pool)
-    later = judge(str(run.folder), f"csv:{tables}/train.csv", **arguments)
+    later = judge(str(run.folder), terms=terms, **data)
     assert any("is not known" in note for note in later.notes)
 
 

@@ -80,7 +80,7 @@ def test_bad_input_is_told_before_any_work(photos: Path, tmp_path: Path, capsys:
     assert "is a folder" in refused(capsys, "propose", photos, "--out", tmp_path, *FAST)
     assert "--keep" in refused(capsys, "propose", photos, "--out", out, "--keep", "0", *FAST)
     assert "has no labelled boxes" in refused(capsys, "propose", photos, "--out", out, "--generator", "labels")
-    assert "no such file" in refused(
+    assert "--like: no such file" in refused(
         capsys, "propose", photos, "--out", out, "--generator", "random", "--like", tmp_path / "none.arrow"
     )
     out.write_text("mine")

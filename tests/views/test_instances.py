@@ -74,7 +74,7 @@ def test_random_boxes_obey_the_rules_where_the_window_lets_them(
     assert boxes.shape == (4, 4) and boxes.dtype == np.float32 and np.array_equal(boxes, np.round(boxes))
     for x1, y1, x2, y2 in boxes:
         assert left <= x1 < x2 <= left + width and top <= y1 < y2 <= top + height
-        wide, tall = x2 - x1, y2 - y1
+        wide, tall = float(x2 - x1), float(y2 - y1)
         assert max(wide, tall) <= aspect * min(wide, tall) + 1e-6
         if min(width, height) >= max(1, round(side)):
             assert min(wide, tall) >= round(side)

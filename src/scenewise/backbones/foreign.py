@@ -7,147 +7,30 @@ omegaconf, whole modules) is refused, and its state dict has to be saved alone.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from scenewise.backbones.foreign_styles import (
+    LIGHTLY_OWN,
+    MOCO_V3,
+    PLAIN,
+    STYLES,
+    TEACHER,
+    WITH_BACKBONE,
+    WRAPPERS,
+    Style,
+    Where,
+)
 from scenewise.errors import UserError
 
 Table = Mapping[str, Tensor]
-Where = tuple[str, ...]
 COUNTERS = "num_batches_tracked"  # files older than torch 0.4.1 lack them; they play no part in evaluation
 _COMMON = ("backbone.", "encoder.")  # prefixes that may be any model's, unless something else says whose
-_TEACHER: Where = ("teacher",)
+_PART = 10  # a tenth of a network's entries, in one place, is that network: a projector's norm.weight alone is not
 _SHOWN = 4  # groups of entries that were left out, named in a note
-_WRAPPERS: tuple[Where, ...] = (
-    (),
-    ("state_dict",),
-    ("model",),
-    ("model_state_dict",),
-    ("state_dict", "model"),
-    ("model", "state_dict"),
-    ("network",),
-    ("net",),
-)
-
-
-def _as_it_is(key: str) -> str:
-    return key
-
-
-def _children(key: str) -> str:
-    """Name an entry of `Sequential(*resnet.children())` of torchvision: ReLU and the max pool are numbers 2 and 3."""
-    number, dot, rest = key.partition(".")
-    return _CHILDREN.get(number, number) + dot + rest
-
-
-_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-
-
-def _lightly_children(key: str) -> str:
-    """Name an entry of the Sequential that lightly makes of its own ResNet, which has no ReLU or pool among them."""
-    number, dot, rest = key.partition(".")
-    return _LIGHTLY_CHILDREN.get(number, number) + dot + rest.replace("shortcut.", "downsample.")
-
-
-_LIGHTLY_CHILDREN = {"0": "conv1", "1": "bn1", "2": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"}
-
-
-def _openmmlab_vit(key: str) -> str:
-    """Name an entry of mmpretrain's VisionTransformer (mmpretrain/models/backbones/vision_transformer.py)."""
-    for pattern, ours in _OPENMMLAB_VIT:
-        key = re.sub(pattern, ours, key)
-    return key
-
-
-_OPENMMLAB_VIT = (
-    (r"^patch_embed\.projection\.", "patch_embed.proj."),
-    (r"^(?:ln|norm)1\.", "norm."),
-    (r"^layers\.(\d+)\.(?:ln|norm)([12])\.", r"blocks.\1.norm\2."),
-    (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
-    (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
-    (r"^layers\.", "blocks."),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a project names the entries of its backbone.
-
-    name: of the project. prefixes: before each of the backbone's entries, one of them; `module.` of DataParallel and
-    `_orig_mod.` of torch.compile are taken away before. where: the dicts around the entries, one of these ways.
-    rename: from what follows the prefix to timm's name. signs: one of these begins some other entry, where several
-    projects have the same prefix. encoder: which one this is where a file has several, the one that the project
-    evaluates.
-    """
-
-    name: str
-    prefixes: tuple[str, ...] = ("",)
-    where: tuple[Where, ...] = _WRAPPERS
-    rename: Callable[[str], str] = _as_it_is
-    signs: tuple[str, ...] = ()
-    encoder: str = ""
-
-
-PLAIN = Style("timm and torchvision")
-MOCO_V3 = Style("MoCo v3", ("base_encoder.",), encoder="the base encoder")
-OPENMMLAB_VIT = Style(
-    "mmpretrain and mmselfsup (ViT)", ("backbone.", ""), rename=_openmmlab_vit, encoder="the backbone"
-)
-LIGHTLY_OWN = Style("lightly (its own ResNet)", ("backbone.", ""), rename=_lightly_children)
-# The first that fits is taken, so those that name an encoder come before those that any file may have.
-STYLES = (
-    Style("SwAV", signs=("projection_head.", "prototypes.")),
-    PLAIN,
-    Style("MoCo v1 and v2", ("encoder_q.",), encoder="the query encoder"),
-    MOCO_V3,
-    Style("DINO", ("backbone.", ""), where=(_TEACHER,), encoder="the teacher"),
-    Style("DINO", ("teacher.backbone.", "teacher_backbone."), encoder="the teacher"),
-    Style("DINO", ("backbone.", ""), where=(("student",),), encoder="the student, as there is no teacher"),
-    Style("BYOL-pytorch", ("online_encoder.net.",), encoder="the online encoder"),
-    Style(
-        "PyTorch-BYOL",
-        ("encoder.",),
-        where=(("online_network_state_dict",),),
-        rename=_children,
-        encoder="the online network",
-    ),
-    Style(
-        "VISSL",
-        ("_feature_blocks.", "base_model._feature_blocks.", ""),
-        where=(("classy_state_dict", "base_model", "model", "trunk"), ("model_state_dict",)),
-        encoder="the trunk",
-    ),
-    Style(
-        "lightly-train",
-        tuple(
-            f"{model}.{wrapper}.{part}."
-            for model in ("teacher_embedding_model", "embedding_model")
-            for wrapper in ("wrapped_model", "model_wrapper")
-            for part in ("_features", "_model")
-        ),
-        encoder="the model that it exports",
-    ),
-    Style(
-        "solo-learn", ("backbone.", "encoder."), signs=("projector.", "momentum_", "classifier."), encoder="the online"
-    ),
-    Style("lightly", ("backbone.", "backbone.vit."), signs=("projection_head.",), encoder="the online backbone"),
-    Style(
-        "OpenSelfSup, DenseCL, mmselfsup and mmpretrain",
-        ("backbone.", "encoder_q.0.", "online_net.0."),
-        signs=("neck.", "head.", "queue", "encoder_q.", "online_net."),
-        encoder="the backbone (the query or online encoder)",
-    ),
-    Style("a model with a backbone", ("backbone.", "backbone.vit.", "encoder.")),
-    OPENMMLAB_VIT,
-    Style(
-        "lightly (a Sequential of torchvision's ResNet)", ("backbone.", "encoder.", "features.", ""), rename=_children
-    ),
-    LIGHTLY_OWN,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +64,10 @@ def find_backbone(content: object, expected: Iterable[str], *, source: str) -> F
     """Return the backbone in the content of a file, in the first style that has most of the expected entries.
 
     The first style whose evaluated encoder is named in the file decides even where that one lacks entries, and is then
-    not complete: a damaged query encoder must not give way to the key encoder beside it. Only what lies within it may
-    fit better. Without such a style, that of a single prefix before all entries is taken, whatever it is; else the
-    closest. Entries of a deeper network of the same kind count as the backbone's, so it does not fit.
+    not complete: a damaged query encoder must not give way to the key encoder beside it, nor a bare `backbone.*` to
+    whatever is whole. Only what lies within it may fit better. Without such a style, that of a single prefix before all
+    entries is taken, whatever it is, unless a good part of the network lies elsewhere; else the closest. Entries of a
+    deeper network of the same kind count as the backbone's, so it does not fit.
     UserError for a file without tensors, and for several encoders of which no style says the one to take.
     """
     wanted = frozenset(expected)
@@ -194,13 +78,15 @@ def find_backbone(content: object, expected: Iterable[str], *, source: str) -> F
             continue
         if 2 * found.fitting(required) > len(required):
             return found
-        if named is None and _names_its_encoder(found):
+        if named is None and (_names_its_encoder(found) or _is_bare_backbone(found, wanted)):
             named = closest = found
         elif closest is None or found.fitting(required) > closest.fitting(required):
             closest = found
     if closest is None:
         raise UserError(f"weights: {source} holds no state dict (names to tensors)")
-    return _under_any_prefix(content, wanted, required, named, source) or closest
+    elsewhere = _under_any_prefix(content, wanted, required, named, source)
+    damaged = named is None and _PART * closest.fitting(required) > len(required)
+    return closest if elsewhere is None or damaged else elsewhere
 
 
 def _readings(content: object, wanted: frozenset[str], required: frozenset[str]) -> Iterator[Found]:
@@ -215,9 +101,20 @@ def _names_its_encoder(found: Found) -> bool:
     """Return whether there is something under a prefix that only the evaluated encoder of its style has."""
     if not found.style.encoder or not found.present:
         return False
-    if found.where == _TEACHER:
+    if found.where == TEACHER:
         return True
     return found.prefix != "" and (found.prefix not in _COMMON or bool(found.style.signs))
+
+
+def _is_bare_backbone(found: Found, wanted: frozenset[str]) -> bool:
+    """Return whether something under a bare `backbone.` is called as a part of the network is."""
+    if found.style is not WITH_BACKBONE or found.prefix != "backbone.":
+        return False
+    return not _parts(wanted).isdisjoint(_parts(found.state))
+
+
+def _parts(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.partition(".")[0] for name in names)
 
 
 def _table(content: object, where: Where) -> dict[str, Tensor]:
@@ -245,7 +142,7 @@ def _read(
 ) -> Found:
     named = {key: style.rename(key[len(prefix) :]) for key in table if key.startswith(prefix)}
     complete = required <= set(named.values())
-    parts = {key.partition(".")[0] for key in wanted}
+    parts = _parts(wanted)
     # Of a file that fits, what lies beside the backbone is another matter; of one that does not, all of it is shown.
     own = {key: ours for key, ours in named.items() if not complete or ours.partition(".")[0] in parts}
     state = {ours: table[key] for key, ours in own.items()}
@@ -258,7 +155,7 @@ def _under_any_prefix(
     """Return the one encoder that is complete under some prefix; named: within which one it must be."""
     one = min(required)
     found = []
-    for where in _WRAPPERS if named is None else (named.where,):
+    for where in WRAPPERS if named is None else (named.where,):
         table = _table(content, where)
         within = named.prefix if named else ""
         prefixes = sorted(key[: -len(one)] for key in table if key.endswith(f".{one}") and key.startswith(within))

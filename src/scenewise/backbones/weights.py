@@ -21,7 +21,8 @@ from torch import Tensor
 
 from scenewise.backbones.backbone import NORMS, STEMS, Backbone, Colour, WeightsInfo
 from scenewise.backbones.create import check_name, create_backbone, default_size, pretrained_config
-from scenewise.backbones.foreign import COUNTERS, PLAIN, check_same_network, find_backbone, notes_on
+from scenewise.backbones.foreign import COUNTERS, check_same_network, find_backbone, notes_on
+from scenewise.backbones.foreign_styles import PLAIN
 from scenewise.errors import MissingError, UserError
 
 WEIGHTS_FILE = "backbone.safetensors"  # its name in a run folder
@@ -98,7 +99,7 @@ def load_backbone(
 
     A file that Scenewise wrote says all itself. Another project's (`.safetensors`, or `.pt`, `.pth`, `.pth.tar`,
     `.bin`, `.ckpt`, `.torch` read as tensors only) needs `name`, and `stem`, `norm`, `size` where they are not the
-    usual ones. Under which names the backbone is in it is found out (`foreign.STYLES`); classifier, projector, queue
+    usual ones. Under which names the backbone is in it is found out (`foreign_styles`); classifier, projector, queue
     and other encoders are left out. Raises UserError for a file that is missing, unreadable or does not fit key by key.
     """
     return load_weights(path, name=name, stem=stem, norm=norm, size=size)[0]

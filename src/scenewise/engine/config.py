@@ -82,6 +82,8 @@ class EngineConfig:
     accumulate: int = 1  # parts a step's batch is computed in; queues move after each part
     precision: Literal["auto", "32", "bf16"] = "auto"  # auto: bf16 where the device computes in it
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # where views are flipped, coloured and blurred: by the loader or by the device that trains; auto: on a GPU
+    photometrics: Literal["auto", "cpu", "device"] = "auto"
     workers: int | None = None  # loader processes; None: one a core, at most 8
     threads: int | None = None  # of the main process on CPU; None: one a core (recorded: results depend on it)
     channels_last: bool = True
@@ -364,11 +366,12 @@ def _typed(kind: type[Any], given: Mapping[str, Any]) -> tuple[Any, list[tuple[s
 
 
 def _problems(item: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (field, message) of one of pydantic's errors, or of each problem that the dataclass itself found."""
+    """Return (field, message) of one of pydantic's errors, or of each problem that the dataclass or a field found."""
     refused = item.get("ctx", {}).get("error")
     if isinstance(refused, UserError):
         named = (problem.partition(": ") for problem in refused.problems)
-        return [(name.rpartition(".")[2], message) for name, _, message in named]
+        at = str(item["loc"][0]) if item["loc"] else None  # where the dataclass found it, the problem names the field
+        return [(at or name.rpartition(".")[2], message) for name, _, message in named]
     return [(str(item["loc"][0]) if item["loc"] else "", f"{item['input']!r}: {item['msg'].lower()}")]
 
 

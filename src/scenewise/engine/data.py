@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scenewise import keys
 from scenewise.errors import UserError
@@ -68,8 +69,40 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
     return keys.generator(seed, "order", epoch).permutation(images)
 
 
+class Piece(NamedTuple):
+    """One part of a run: its epoch, and which images it takes, in order."""
+
+    epoch: int
+    images: list[int]
+
+
+class Pieces(Sampler[Piece]):
+    """The parts of a run from the first that is left.
+
+    An epoch's order is held here, by the job alone, and its loader processes are told their images: at a million images
+    each of them would hold and make 8 MB.
+    """
+
+    def __init__(self, schedule: Schedule, *, first: int) -> None:
+        self.schedule, self.first = schedule, first
+
+    def __len__(self) -> int:
+        return self.schedule.steps * self.schedule.accumulate - self.first
+
+    def __iter__(self) -> Iterator[Piece]:
+        schedule, known = self.schedule, -1
+        for part in range(self.first, self.first + len(self)):
+            epoch = schedule.epoch_of(part)
+            if epoch != known:
+                known, order = epoch, epoch_order(schedule.seed, epoch, schedule.images)
+            yield Piece(epoch, schedule.indices(order, part).tolist())
+
+
 class Parts(Dataset[Batch | UserError]):
-    """The parts of a run by number; a worker hands over whole batches, or why there is none."""
+    """The parts of a run; a worker hands over whole batches, or why there is none.
+
+    Not `finished`: the device does the photometric work.
+    """
 
     def __init__(
         self,
@@ -79,29 +112,27 @@ class Parts(Dataset[Batch | UserError]):
         policy: RegionPolicy,
         slots: Mapping[str, Slot],
         proposals: Proposals | None = None,
+        finished: bool = True,
     ) -> None:
         self.source, self.schedule, self.policy, self.slots = source, schedule, policy, dict(slots)
-        self.proposals = proposals
-        self._order: tuple[int, np.ndarray] | None = None
+        self.proposals, self.finished = proposals, finished
 
-    def __getitem__(self, part: int) -> Batch | UserError:
-        """Return the part-th batch of this rank.
+    def __getitem__(self, piece: Piece) -> Batch | UserError:
+        """Return the batch of a part of this rank.
 
         A UserError is returned: raised in a worker it would arrive with a traceback inside.
         """
-        epoch = self.schedule.epoch_of(part)
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, epoch_order(self.schedule.seed, epoch, self.schedule.images))
         try:
             return load_batch(
                 self.source.__getitem__,
                 len(self.source),
-                self.schedule.indices(self._order[1], part).tolist(),
+                piece.images,
                 policy=self.policy,
                 slots=self.slots,
                 seed=self.schedule.seed,
-                epoch=epoch,
+                epoch=piece.epoch,
                 proposals=self.proposals,
+                finished=self.finished,
             )
         except UserError as error:
             return error
@@ -109,11 +140,10 @@ class Parts(Dataset[Batch | UserError]):
 
 def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool) -> DataLoader[Batch | UserError]:
     """Return a loader over the parts from an optimiser step on: one iterator for the rest of the run, in order."""
-    accumulate = parts.schedule.accumulate
     return DataLoader(
         parts,
         batch_size=None,
-        sampler=range(first_step * accumulate, parts.schedule.steps * accumulate),
+        sampler=Pieces(parts.schedule, first=first_step * parts.schedule.accumulate),
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=3 if workers else None,

@@ -17,7 +17,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "timm",
-    "lightning",
+    "lightning-fabric",
     "opencv-contrib-python-headless",
     "numpy",
     "pillow",

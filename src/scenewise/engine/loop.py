@@ -7,7 +7,6 @@ carries no generator: a checkpoint is the weights, the queues, the optimiser and
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,52 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from scenewise import keys
-from scenewise.distributed import gather, world_size
+from scenewise.distributed import world_size
 from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
 from scenewise.engine.config import to_yaml
 from scenewise.engine.data import Parts, death_of_worker, make_loader
 from scenewise.engine.display import Bar, Display
 from scenewise.engine.folder import LAST, writing
 from scenewise.engine.logs import MetricsLog, NoLog, write_skipped
-from scenewise.engine.optim import learning_rate, make_optimiser
-from scenewise.engine.plan import Plan
-from scenewise.engine.processes import anywhere, gather_objects, share_statistics, together
+from scenewise.engine.plan import Plan, cores_of_process
+from scenewise.engine.processes import gather_objects, highest, together
 from scenewise.engine.signals import Signals
-from scenewise.engine.watch import Stopwatch, as_figures, term_gradients
+from scenewise.engine.step import Stepper, Taken
+from scenewise.engine.watch import FIRST_STEPS, Stopwatch
 from scenewise.errors import Interrupted, UserError
-from scenewise.methods.base import Method
 from scenewise.report.health import HealthWindow
-from scenewise.report.verdict import sentences
-from scenewise.types import Batch, Progress, Skip, StepOutput
-from scenewise.views.collate import normalise
+from scenewise.report.verdict import DATA_WAIT, sentences
+from scenewise.report.waiting import PREFIX
+from scenewise.types import Batch, Progress, Skip
 
 Probe = Callable[[nn.Module], dict[str, float]]  # backbone -> figures named probe/..., the first decides which is best
-
-
-class Sealed:
-    """A frozen record on its way through Fabric's wrappers, which would take dataclasses apart and rebuild them."""
-
-    __slots__ = ("content",)
-
-    def __init__(self, *content: Any) -> None:
-        self.content = content
-
-
-class StepModule(nn.Module):
-    """The method as Fabric and DDP want to see it: one forward that is the step."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, sealed: Sealed) -> Sealed:
-        """Return the sealed StepOutput of a sealed (batch, progress)."""
-        return Sealed(self.method.step(*sealed.content))
 
 
 @dataclass(slots=True)
@@ -82,17 +57,12 @@ class Loop:
         self.state = State()
         self.method = plan.method
         self.images = torch.empty(0, dtype=torch.int64)  # of the latest step
-        if plan.config.engine.channels_last:
-            self.method.to(memory_format=torch.channels_last)
-        self.method.to(fabric.device)
-        self.optimiser: Optimizer = make_optimiser(plan.config.optimiser, self.method, plan.peak_lr)
-        module, optimiser = fabric.setup(StepModule(self.method), self.optimiser)
-        self.module, self.fabric_optimiser = module, optimiser
+        self.stepper = Stepper(plan, fabric)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take everything back from a checkpoint."""
         self.method.load_state_dict(checkpoint.model)
-        self.optimiser.load_state_dict(checkpoint.optimiser)
+        self.stepper.optimiser.load_state_dict(checkpoint.optimiser)
         self.state.step = checkpoint.step
         self.state.health.load_state_dict(checkpoint.health)
         extra = checkpoint.extra
@@ -109,7 +79,7 @@ class Loop:
         """
         model = self.method.state_dict()
         if not all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point()):
-            raise self._not_finite("a weight is not finite", step=self.state.step)
+            raise self._not_finite("a weight is not finite", step=self.state.step, images=self.images)
         together(lambda: self._write(name, model) if self.fabric.is_global_zero else None)
 
     def _write(self, name: str, model: dict[str, Any]) -> None:
@@ -122,7 +92,7 @@ class Loop:
                 method=self.plan.config.method,
                 config=to_yaml(self.plan.config),
                 model=model,
-                optimiser=self.optimiser.state_dict(),
+                optimiser=self.stepper.optimiser.state_dict(),
                 health=dict(state.health.state_dict()),
                 extra={
                     "best": state.best,
@@ -145,6 +115,7 @@ class Loop:
             policy=self.plan.config.crops,
             slots=self.plan.slots,
             proposals=self.plan.proposals,
+            finished=engine.photometrics != "device",
         )
         loader = make_loader(
             parts,
@@ -189,99 +160,83 @@ class Loop:
         probe: Probe | None,
     ) -> None:
         schedule, every = self.plan.schedule, self.plan.config.engine.checkpoint_steps
-        per_epoch, watch = schedule.steps_per_epoch, Stopwatch()
-        since_last = 0
+        per_epoch, watch = schedule.steps_per_epoch, Stopwatch(loader_facts(self.plan))
+        since_last, count, start_up = 0, 0, max(1, self.plan.config.engine.workers or 0)
+        began = first = watch.now()
+        before: Taken | None = None
+        untold: Taken | None = None  # given to the device; what is told of it is read when the next one is, too
         while self.state.step < schedule.steps:
             progress = Progress(self.state.step, schedule.steps, per_epoch, schedule.seed)
-            epoch, ends_epoch = progress.epoch + 1, (self.state.step + 1) % per_epoch == 0
-            figures = self._step(batches, progress, watch, last_of_epoch=ends_epoch)
+            ends_epoch = (self.state.step + 1) % per_epoch == 0
+            taken = self._step(batches, progress, watch, last_of_epoch=ends_epoch)
             self.state.step += 1
-            since_last += 1
-            line: dict[str, Any] = {"step": self.state.step, "epoch": epoch} | figures
-            text = f"epoch {epoch}, loss {figures['loss']:.3f}"
-            if ends_epoch:
-                line |= watch.take(since_last * schedule.batch_size) | self.state.health.figures()
-                self.state.health.reset()
-                since_last = 0
-                line |= self._probe(probe, epoch)
-                self._advise(line)
-                text = _words(line)
-            bar.update(self.state.step, text=text)
-            log.write(line)
+            if untold is not None:
+                self._tell(self._figures(untold, before, watch), log, bar)
+            before, untold = untold or before, taken
+            since_last, count, now = since_last + 1, count + 1, watch.now()
+            if count == start_up:
+                first = now
+            if count == start_up + FIRST_STEPS:
+                self._say_waiting(watch.between(first, now, images=FIRST_STEPS * schedule.batch_size))
             due = ends_epoch if every is None else self.state.step % every == 0
-            if due or self.state.step == schedule.steps:
+            stop, done = self._stopping(signals), self.state.step == schedule.steps
+            if not (ends_epoch or due or stop or done):
+                continue
+            line = self._figures(taken, before, watch)
+            if ends_epoch:
+                now = watch.now()
+                line |= watch.between(began, now, images=since_last * schedule.batch_size)
+                line |= self.state.health.figures()
+                self.state.health.reset()
+                if since_last >= FIRST_STEPS:
+                    self._say_waiting(line)
+                since_last, began = 0, now
+                line |= self._probe(probe, progress.epoch + 1)
+                self._advise(line)
+            self._tell(line, log, bar)
+            before, untold = taken, None
+            if due or stop or done:
                 self.save()
-            stop = self._stopping(signals)
-            if stop and self.state.step < schedule.steps:
-                self.save()
+            if stop and not done:
                 raise Interrupted(stop)
 
     def _step(
         self, batches: Iterator[Batch | UserError], progress: Progress, watch: Stopwatch, *, last_of_epoch: bool
-    ) -> dict[str, float]:
-        """Take one optimiser step and return its figures."""
-        config = self.plan.config
-        lr = learning_rate(
-            config.optimiser,
-            peak=self.plan.peak_lr,
-            step=progress.step,
-            steps=progress.steps,
-            steps_per_epoch=progress.steps_per_epoch,
+    ) -> Taken:
+        """Take one optimiser step on the next parts."""
+        taken = self.stepper.take(
+            lambda: self._next(batches, watch), progress, self.state.health, last_of_epoch=last_of_epoch
         )
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        accumulate = config.engine.accumulate
-        losses, images, figures = [], [], dict[str, float]()
-        counted = dict[str, list[Tensor]]()
-        for part in range(accumulate):
-            batch = self._next(batches, watch)
-            last = part == accumulate - 1
-            torch.manual_seed(keys.integer(progress.seed, "dropout", progress.step, part, self.fabric.global_rank))
-            with self.fabric.no_backward_sync(self.module, enabled=not last):
-                output: StepOutput = self.module(Sealed(self._ready(batch), progress)).content[0]
-                if last and last_of_epoch:
-                    figures |= term_gradients(output)
-                self.fabric.backward(output.loss / accumulate)
-            losses.append(output.loss.detach())
-            images.append(batch.index)
-            for name, figure in batch.figures.items():
-                counted.setdefault(f"crops/{name}", []).append(figure.to(self.fabric.device))
-            self.state.health.add(gather(output.features), gather(output.embeddings), gather(output.targets))
-        self.images = torch.cat(images)
-        terms = {f"loss/{name}": term for name, term in output.terms.items()} if len(output.terms) > 1 else {}
-        values: dict[str, Tensor | float] = {"loss": torch.stack(losses).mean(), "lr": lr}
-        crops = {name: torch.cat(found).mean() for name, found in counted.items()}
-        figures = as_figures(values | terms | crops | dict(output.metrics)) | figures
-        if not math.isfinite(figures["loss"]):
-            raise self._not_finite(f"the loss became {figures['loss']}", step=self.state.step + 1)
-        if config.optimiser.clip_gradient is not None:
-            self.fabric.clip_gradients(self.module, self.fabric_optimiser, max_norm=config.optimiser.clip_gradient)
-        self.fabric_optimiser.step()
-        self.fabric_optimiser.zero_grad(set_to_none=True)
-        self.method.after_update(progress)
-        share_statistics(self.method)
-        return figures
+        self.images = taken.images
+        return taken
 
-    def _ready(self, batch: Batch) -> Batch:
-        """Move a batch to the device and normalise its pixels there."""
-        moved = batch.to(self.fabric.device, non_blocking=True)
-        weights = self.plan.backbone.weights
-        views = {name: normalise(view, mean=weights.mean, std=weights.std) for name, view in moved.views.items()}
-        return replace(moved, views=views)
+    def _figures(self, taken: Taken, before: Taken | None, watch: Stopwatch) -> dict[str, Any]:
+        """Return the line of a step, waiting for its figures; raises UserError when its loss is not finite."""
+        figures = taken.figures.read()
+        watch.waited(taken.waited(before))
+        if not math.isfinite(figures["loss"]):
+            raise self._not_finite(f"the loss became {figures['loss']}", step=taken.number, images=taken.images)
+        epoch = (taken.number - 1) // self.plan.schedule.steps_per_epoch + 1
+        return {"step": taken.number, "epoch": epoch} | figures
+
+    def _tell(self, line: Mapping[str, Any], log: MetricsLog | NoLog, bar: Bar) -> None:
+        """Write a step's line and show it; an epoch's says more."""
+        words = _words(line) if "images_per_second" in line else f"epoch {line['epoch']}, loss {line['loss']:.3f}"
+        bar.update(line["step"], text=words)
+        log.write(line)
 
     def _next(self, batches: Iterator[Batch | UserError], watch: Stopwatch) -> Batch:
         """Return the next part; what another process could not read, or cannot go on for, is known here too."""
-        began = time.perf_counter()
         batch = fetch(batches)
-        watch.waited(began)
         problems = batch.problems if isinstance(batch, UserError) else ()
         skipped = () if isinstance(batch, UserError) else batch.skipped
-        if anywhere(bool(problems or skipped), self.fabric.device):
+        if highest(int(bool(problems or skipped))):
             for others, fatal in gather_objects((skipped, problems)):
                 if fatal:
                     raise UserError(*fatal)
                 self._count_skipped(others)
         assert isinstance(batch, Batch)
+        watch.loaded(batch.effort)
         return batch
 
     def _count_skipped(self, skipped: tuple[Skip, ...]) -> None:
@@ -303,6 +258,14 @@ class Loop:
                 self.state.told.add(advice.figure)
                 self.display.warn(f"epoch {line['epoch']}: {advice.sentence}")
 
+    def _say_waiting(self, figures: Mapping[str, Any]) -> None:
+        """Say once what would shorten the waiting for data, measured over steps enough; it changes no result."""
+        measured = {name: figures[name] for name in figures if name == DATA_WAIT.figure or name.startswith(PREFIX)}
+        for advice in sentences(measured, method=self.plan.config.method):
+            if advice.level != "ok" and advice.figure not in self.state.told:
+                self.state.told.add(advice.figure)
+                self.display.warn(advice.sentence)
+
     def _probe(self, probe: Probe | None, epoch: int) -> dict[str, float]:
         """Return the probe's figures where one is due; keep the best checkpoint by the first of them."""
         config = self.plan.config
@@ -317,15 +280,11 @@ class Loop:
 
     def _stopping(self, signals: Signals) -> int:
         """Return the signal that any of the processes received, or 0: all of them stop after the same step."""
-        if world_size() == 1:
-            return signals.received
-        received = torch.tensor(float(signals.received), device=self.fabric.device)
-        highest = self.fabric.all_reduce(received, reduce_op="max")
-        return int(float(highest))
+        return highest(signals.received)
 
-    def _not_finite(self, what: str, *, step: int) -> UserError:
-        named = ", ".join(str(self.plan.source[int(index)].key) for index in self.images[:4])
-        more = f" and {len(self.images) - 4} more" if len(self.images) > 4 else ""
+    def _not_finite(self, what: str, *, step: int, images: Tensor) -> UserError:
+        named = ", ".join(str(self.plan.source[int(index)].key) for index in images[:4])
+        more = f" and {len(images) - 4} more" if len(images) > 4 else ""
         path = self.folder / LAST
         kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
         return UserError(
@@ -333,6 +292,17 @@ class Loop:
             f"Try a lower optimiser.lr (now {self.plan.config.optimiser.lr}), a warm-up (optimiser.warmup_epochs), "
             "or engine.precision=32."
         )
+
+
+def loader_facts(plan: Plan) -> dict[str, float]:
+    """Return what the advice on waiting for data has to know of a run's loader beside its times."""
+    engine = plan.config.engine
+    return {
+        "workers": float(engine.workers or 0),
+        "cores": float(cores_of_process()),
+        "size": float(plan.config.data.size),
+        "movable": float(engine.device == "cuda" and engine.photometrics != "device"),
+    }
 
 
 def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:

@@ -43,8 +43,11 @@ def learning_rate(config: OptimiserConfig, *, peak: float, step: int, steps: int
     return peak * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float) -> Optimizer:
-    """Return the optimiser over what trains; with `exclude_norm_and_bias`, 1-d parameters without weight decay."""
+def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float, *, fused: bool = False) -> Optimizer:
+    """Return the optimiser over what trains; with `exclude_norm_and_bias`, 1-d parameters without weight decay.
+
+    fused: torch's optimisers in one kernel, for a GPU.
+    """
     assert config.weight_decay is not None
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     flat = [parameter for parameter in trainable if parameter.ndim <= 1] if config.exclude_norm_and_bias else []
@@ -62,10 +65,10 @@ def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float) -> Opt
     for group in groups:
         group.pop("adapt", None)
     if config.name == "adam":
-        return torch.optim.Adam(groups, lr=lr)
+        return torch.optim.Adam(groups, lr=lr, fused=fused)
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
+        return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=fused)
 
 
 class LARS(Optimizer):
@@ -86,19 +89,22 @@ class LARS(Optimizer):
         """Take one step from the gradients there are."""
         assert closure is None, "LARS takes no closure"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, group)
+            pairs = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
+            if pairs:
+                self._move([parameter for parameter, _ in pairs], [gradient for _, gradient in pairs], group)
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        direction = parameter.grad.add(parameter, alpha=group["weight_decay"])  # type: ignore[union-attr]
+    def _move(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        """Move a group's tensors, one operation at a time for all of them: a GPU is not asked 161 times (ResNet-50)."""
+        directions = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
         if group["adapt"]:
-            weight_norm, step_norm = parameter.norm(), direction.norm()
-            trust = group["trust"] * weight_norm / step_norm
-            usable = (weight_norm > 0) & (step_norm > 0)
-            direction = direction * torch.where(usable, trust, torch.ones_like(trust))
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(direction)
-        parameter.add_(buffer, alpha=-group["lr"])
+            weights, steps = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, directions))
+            usable = (weights > 0) & (steps > 0)
+            trust = torch.where(usable, group["trust"] * weights / steps, torch.ones_like(weights))
+            torch._foreach_mul_(directions, list(trust.unbind()))
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, directions)
+        torch._foreach_add_(parameters, buffers, alpha=-group["lr"])

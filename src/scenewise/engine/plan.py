@@ -21,7 +21,7 @@ from scenewise.engine.processes import local_world
 from scenewise.engine.proposed import choose_crops
 from scenewise.errors import UserError, unknown_name
 from scenewise.methods import method_class
-from scenewise.methods.base import Method
+from scenewise.methods.base import HasHeads, Method
 from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
 from scenewise.parts.synchronised import synchronise_batchnorm
 from scenewise.sources import Source
@@ -72,6 +72,13 @@ def choose_precision(asked: Literal["auto", "32", "bf16"], device: str) -> Liter
     except OSError:
         return "32"
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "32"
+
+
+def choose_photometrics(asked: Literal["auto", "cpu", "device"], device: str) -> Literal["cpu", "device"]:
+    """Return where the photometric work is done: by the loader's processes, unless a GPU trains."""
+    if asked != "auto":
+        return asked
+    return "device" if device == "cuda" else "cpu"
 
 
 def choose_group(asked: int | None, *, per_rank: int) -> tuple[int, list[str]]:
@@ -164,7 +171,7 @@ def unused_objects(crops: RegionPolicy, proposals: str | None, slots: Mapping[st
     count = instance_count(slots)
     if count and isinstance(crops, Overlap) and crops.instances not in (count, Overlap().instances):
         notes.append(f"crops.instances has no effect: the method shows {count} instances (method.instances)")
-    if getattr(config, "heads", "shared") == "dual" and not name.startswith("object"):
+    if isinstance(config, HasHeads) and config.heads == "dual" and not name.startswith("object"):
         notes.append(f"method.heads=dual: crops {name!r} give no views of objects, so one head learns nothing")
     return notes
 
@@ -234,15 +241,20 @@ def make_backbone(config: RunConfig, *, fresh: bool = True) -> tuple[Backbone, l
     return given, [f"the backbone starts from {asked.init} instead of random weights", *subject.notes]
 
 
+def cores_of_process() -> int:
+    """Return how many of this machine's cores there are for each of the run's processes on it."""
+    return max(1, (os.cpu_count() or 1) // local_world())
+
+
 def decide_engine(config: EngineConfig) -> EngineConfig:
     """Fill what depends on this machine."""
     device = choose_device(config.device)
-    cores = max(1, (os.cpu_count() or 1) // local_world())
     return dataclasses.replace(
         config,
         device=device,
         precision=choose_precision(config.precision, device),
-        workers=min(8, cores) if config.workers is None else config.workers,
+        photometrics=choose_photometrics(config.photometrics, device),
+        workers=min(8, cores_of_process()) if config.workers is None else config.workers,
         threads=torch.get_num_threads() if config.threads is None else config.threads,
     )
 
@@ -270,7 +282,8 @@ def make_plan(
     crops, proposals, said = choose_crops(config.crops, config.data.proposals, source, folder=folder)
     notes += said
     slots = scale_slots(kind.slots(method_config), config.data.size)
-    notes += unused_objects(crops, config.data.proposals, slots, method_config)
+    cut_by = config.data.proposals if proposals is None else config.data.proposals or "packed"
+    notes += unused_objects(crops, cut_by, slots, method_config)
     backbone, said = make_backbone(config, fresh=fresh)
     notes += said
     backbone.weights = dataclasses.replace(

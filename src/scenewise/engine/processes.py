@@ -8,12 +8,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from scenewise.distributed import mean_over_ranks, world_size
@@ -56,22 +57,32 @@ def make_fabric(device: str, precision: str) -> Fabric:
     )
 
 
+@cache
+def _between_hosts() -> dist.ProcessGroup | None:
+    """Return the group in which processes agree without their GPUs, which would be waited for; None: the usual one."""
+    if dist.get_backend() != "nccl":
+        return None
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup), "every process is in it"
+    return group
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Return the (small) value of every process, in rank order."""
     if world_size() == 1:
         return [value]
     found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, group=_between_hosts())
     return found
 
 
-def anywhere(happened: bool, device: torch.device) -> bool:
-    """Return whether it happened on any process: cheap enough for every step."""
+def highest(number: int) -> int:
+    """Return the highest number of any process: cheap enough for every step."""
     if world_size() == 1:
-        return happened
-    flag = torch.tensor(float(happened), device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
+        return number
+    joined = torch.tensor(number)
+    dist.all_reduce(joined, op=dist.ReduceOp.MAX, group=_between_hosts())
+    return int(joined)
 
 
 def together(action: Callable[[], Result]) -> Result:
@@ -143,6 +154,7 @@ def leave() -> None:
     """Take leave of the other processes, where there are any."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        _between_hosts.cache_clear()
 
 
 @contextmanager
@@ -150,14 +162,14 @@ def quiet_libraries() -> Iterator[None]:
     """Keep Fabric's hints about settings that are decided here from the user."""
     loggers = [
         logging.getLogger(name)
-        for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities.core.rank_zero")
+        for name in ("lightning_fabric", "lightning.fabric", "lightning_utilities.core.rank_zero")
     ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", module=r"lightning_fabric\.")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -9,14 +9,15 @@ import numpy as np
 
 from scenewise.engine.folder import PROPOSALS
 from scenewise.errors import UserError
-from scenewise.proposals.store import Header, Row, Store, read_header
+from scenewise.proposals.store import FIELD, Header, Row, Store, read_header
 from scenewise.sources import Source
-from scenewise.sources.base import HasBoxes
+from scenewise.sources.base import HasBoxes, HasProposals
 from scenewise.views.policies import policy_name
 from scenewise.views.regions import RegionPolicy
 
 AUTO, LABELS = "auto", "labels"
 LABELLED = "labels (labelled boxes: for ablations only)"  # what a file made of labels says of itself
+PACKED = "packed shards"  # the source that a file names which was packed with its images: their folder may move
 SAMPLE = 2000  # images whose labelled boxes are measured
 
 
@@ -79,74 +80,80 @@ class StoredProposals:
 
     def __call__(self, index: int) -> np.ndarray | None:
         """Return the (N, 4) float32 boxes of an image, best first; None where it has none."""
-        boxes = self._row(index).boxes
+        boxes = self.row(index).boxes
         return boxes.astype(np.float32) if len(boxes) else None
 
     def scores(self, index: int) -> np.ndarray | None:
         """Return the (N,) float32 scores of an image's boxes; None where its generator gives none."""
-        return self._row(index).scores
+        return self.row(index).scores
 
-    def _row(self, index: int) -> Row:
+    def row(self, index: int) -> Row:
+        """Return what the file has of an image; UserError where it is of another image than the source's."""
         row = self._store[index if self._rows is None else int(self._rows[index])]
         record = self._source[index]
         if row.key != record.key:
-            raise UserError(f"data.proposals: {self._store.file} has {row.key} where {record.key} is expected")
+            raise UserError(f"{self._store.field}: {self._store.file} has {row.key} where {record.key} is expected")
         if row.size != record.size:
-            raise UserError(_replaced(self._store.file, self._source, 1, row, record.size))
+            raise UserError(_replaced(self._store, self._source, 1, row, record.size))
         return row
 
 
-def open_proposals(file: Path, source: Source) -> StoredProposals:
+def open_proposals(file: Path, source: Source, *, field: str = FIELD) -> StoredProposals:
     """Return the proposals of a file for the images of a source.
 
-    The file may hold more images than the source, as that of trainval holds those of train. Raises UserError where it
-    is damaged, lacks images of the source, or was made for images of other sizes.
+    The file may hold more images than the source, as that of trainval holds those of train. field: what named the file,
+    for errors. Raises UserError where it is damaged, lacks images of the source, or was made for images of other sizes.
     """
-    store = Store(file)
+    store = Store(file, field=field)
     store.check()
     origin = store.header.origin
-    if (origin.source, origin.fingerprint, origin.images) == (source.spec, source.fingerprint, len(source)):
+    same = (origin.fingerprint, origin.images) == (source.fingerprint, len(source))
+    if same and origin.source in (source.spec, PACKED):
         return StoredProposals(store, source, None)
     records = [source[index] for index in range(len(source))]
     rows = store.find([record.key for record in records])
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         raise UserError(
-            f"data.proposals: {file} has none for {len(missing)} of {len(source)} images, the first "
+            f"{field}: {file} has none for {len(missing)} of {len(source)} images, the first "
             f"{records[missing[0]].key!r}; it was made for {origin.images} images of {origin.source}.\n"
             f"Make them for this data: `scenewise propose {source.spec} --out FILE`"
         )
     others = np.flatnonzero((store.sizes()[rows] != np.array([record.size for record in records])).any(axis=1))
     if len(others):
         first = int(others[0])
-        raise UserError(_replaced(file, source, len(others), store[int(rows[first])], records[first].size))
+        raise UserError(_replaced(store, source, len(others), store[int(rows[first])], records[first].size))
     return StoredProposals(store, source, rows)
 
 
-def _replaced(file: Path, source: Source, count: int, row: Row, size: tuple[int, int]) -> str:
+def _replaced(store: Store, source: Source, count: int, row: Row, size: tuple[int, int]) -> str:
     return (
-        f"data.proposals: {count} {'image has' if count == 1 else 'images have'} another size than in {file}: "
+        f"{store.field}: {count} {'image has' if count == 1 else 'images have'} another size than in {store.file}: "
         f"{row.key} has {size[1]} x {size[0]} pixels, proposals for {row.size[1]} x {row.size[0]}; replaced since?\n"
-        f"Make them anew: `scenewise propose {source.spec} --out {file} --overwrite`"
+        f"Make them anew: `scenewise propose {source.spec} --out {store.file} --overwrite`"
     )
 
 
-def open_proposed(asked: str | None, source: Source, *, folder: Path | None) -> tuple[Proposed | None, list[str]]:
-    """Return the proposals that `data.proposals` names, for this source, and what to say of them.
+def open_proposed(
+    asked: str | None, source: Source, *, folder: Path | None, field: str = FIELD
+) -> tuple[Proposed | None, list[str]]:
+    """Return the proposals that were asked for, as `data.proposals` names them, for this source, and what to say.
 
-    folder: the run's, where `auto` keeps its file. Raises UserError where they do not fit the images.
+    folder: the run's, where `auto` keeps its file; None: there is no run, nor `auto`. field: what named them, for
+    errors. Raises UserError where they do not fit the images.
     """
     if asked is None:
         return None, []
     if asked == LABELS:
         if not isinstance(source, HasBoxes):
-            raise UserError(f"data.proposals: {source.spec} has no labelled boxes; name a file, or auto")
+            auto = "" if folder is None else f", or {AUTO}"
+            raise UserError(f"{field}: {source.spec} has no labelled boxes; name a file of `scenewise propose`{auto}")
         said = "crops are cut by the LABELLED boxes (--proposals labels): an ablation, not unlabelled pre-training"
         return LabelledBoxes(source), [said]
     if asked == AUTO and folder is None:
-        raise UserError("data.proposals: 'auto' makes them in a run's folder, and there is none; name a file")
+        raise UserError(f"{field}: {AUTO!r} makes them in a run's folder, and there is none; name a file")
     file = Path(asked) if asked != AUTO or folder is None else folder / PROPOSALS
-    proposed = open_proposals(file, source)
+    proposed = open_proposals(file, source, field=field)
     notes = _notes(file, proposed.header)
     if proposed.matched:
         notes.append(
@@ -171,25 +178,39 @@ def _notes(file: Path, header: Header) -> list[str]:
 
 def choose_crops(crops: Any, asked: str | None, source: Source, *, folder: Path | None) -> tuple[Any, Any, list[str]]:
     """Return the region policy with every value decided, the proposals it cuts by, and what to say of both."""
-    check_crops(crops, asked, source.spec)
-    proposed, notes = open_proposed(asked, source, folder=folder)
+    lacking = asked is None and crops.needs_proposals
+    packed = source.packed_proposals() if lacking and isinstance(source, HasProposals) else None
+    if lacking and packed is None:
+        raise _no_proposals(crops, source.spec, auto=folder is not None)
+    proposed, notes = open_proposed(asked if packed is None else str(packed), source, folder=folder)
+    if packed is not None:
+        notes.insert(0, "crops are cut by the proposals that were packed with the images, as no others were named")
     decided = crops if proposed is None else crops.decide(proposed.mean_area)
     return decided, proposed, notes
 
 
-def check_crops(crops: RegionPolicy, asked: str | None, data: str) -> None:
-    """Raise UserError for a policy that needs proposals where none are named."""
-    if crops.needs_proposals and asked is None:
-        raise UserError(
-            f"crops.name: {policy_name(crops)!r} needs object proposals; add --proposals auto, or make them once with "
-            f"`scenewise propose {data} --out proposals.arrow` and add --proposals proposals.arrow"
-        )
+def check_crops(crops: RegionPolicy, asked: str | None, data: str, *, auto: bool = True) -> None:
+    """Raise UserError for a policy that needs proposals where none are named and the data cannot hold any.
+
+    auto: whether `auto` would give some.
+    """
+    may_hold = data.startswith("shards:")  # only once it is opened it is known
+    if crops.needs_proposals and asked is None and not may_hold:
+        raise _no_proposals(crops, data, auto=auto)
 
 
-def check_proposals(asked: str | None) -> None:
-    """Raise UserError for a proposal file that cannot be one, before any image is looked at."""
+def _no_proposals(crops: RegionPolicy, data: str, *, auto: bool) -> UserError:
+    other = f"add --proposals {AUTO}, or " if auto else ""
+    return UserError(
+        f"crops.name: {policy_name(crops)!r} needs object proposals; {other}make them once with "
+        f"`scenewise propose {data} --out proposals.arrow` and add --proposals proposals.arrow"
+    )
+
+
+def check_proposals(asked: str | None, *, field: str = FIELD) -> None:
+    """Raise UserError for a proposal file that cannot be one, before any image is looked at; field: what named it."""
     if asked not in (None, AUTO, LABELS):
-        read_header(Path(asked))
+        read_header(Path(asked), field=field)
 
 
 def absolute_proposals(asked: str | None) -> str | None:

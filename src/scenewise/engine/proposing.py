@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,13 +15,12 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import PIL
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from scenewise import keys
-from scenewise.engine.data import death_of_worker, start_worker
 from scenewise.engine.display import Display
 from scenewise.engine.folder import writing
+from scenewise.engine.in_order import in_order
 from scenewise.engine.logs import write_skipped
 from scenewise.engine.processes import started_world
 from scenewise.engine.proposed import LABELLED
@@ -44,28 +43,47 @@ BLOCK = 32  # images between two writes to the disk: what a kill costs at most
 class Made:
     """A proposal file: what it holds, and what its making was like.
 
-    unreadable: images without boxes for that reason, those that the index has left out among them. made: images that
-    this call worked on (the others were there already), in `seconds`.
+    left_out: images of the data that have no row in the file, as the index could not read them. made: images that this
+    call worked on (the others were there already), in `seconds`.
     """
 
     file: Path
     header: Header
-    unreadable: int
+    left_out: int
     made: int
     seconds: float
 
+    @property
+    def images(self) -> int:
+        """Images that the data have: the other counts are among these."""
+        return self.header.origin.images + self.left_out
+
+    @property
+    def unreadable(self) -> int:
+        """Images that cannot be read."""
+        return self.header.unreadable + self.left_out
+
+    @property
+    def boxes_per_image(self) -> float:
+        """Boxes of an image that can be read."""
+        return self.header.boxes / max(1, self.images - self.unreadable)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the figures under stable names; `seconds_per_image` is of this call, None where it made nothing."""
+        """Return the figures under stable names; all counts are of the images that the data have.
+
+        `images_without_boxes` holds the unreadable ones, `boxes_per_image` is a mean over the others.
+        `seconds_per_image` is of this call, None where it made nothing.
+        """
         origin = self.header.origin
         return {
             "file": str(self.file),
             "data": origin.source,
             "generator": origin.generator,
-            "images": origin.images,
-            "images_without_boxes": self.header.images_without_boxes,
+            "images": self.images,
+            "images_without_boxes": self.header.images_without_boxes + self.left_out,
             "unreadable": self.unreadable,
             "boxes": self.header.boxes,
-            "boxes_per_image": self.header.boxes / origin.images,
+            "boxes_per_image": self.boxes_per_image,
             "mean_area": self.header.mean_area,
             "seconds_per_image": self.seconds / self.made if self.made else None,
         }
@@ -115,8 +133,8 @@ def propose(
     generator: None takes the labelled boxes of the source. Boxes are made on the upright photo at full size and pass
     `keep`, `limit` of them at most. The bytes of the file depend on nothing else: not on the number of workers, nor on
     interruptions. An image that cannot be read has no boxes and is named beside the file. With `resume` what is there
-    is gone on with, where it is of the same origin; `overwrite` replaces what is not. `alive` is called after each
-    image. Raises UserError for what cannot work, Interrupted once all that is done is kept.
+    is gone on with, where it is of the same origin; `overwrite` replaces what is not, and says so. `alive` is called
+    after each image. Raises UserError for what cannot work, Interrupted once all that is done is kept.
     """
     check_out(out, resume=resume, overwrite=overwrite)
     if generator is None and not isinstance(source, HasBoxes):
@@ -133,8 +151,7 @@ def propose(
                 _make(partial, images, workers=workers, display=display, alive=alive)
                 seconds = time.perf_counter() - began
                 header = _finish(partial, source, out)
-    unreadable = header.unreadable + len(source.unreadable)
-    made = Made(file=out, header=header, unreadable=unreadable, made=len(source) - before, seconds=seconds)
+    made = Made(file=out, header=header, left_out=len(source.unreadable), made=len(source) - before, seconds=seconds)
     _tell(made, display)
     return made
 
@@ -163,31 +180,61 @@ def make_origin(source: Source, generator: Generator | None, *, limit: int, seed
 def _begin(out: Path, origin: Origin, *, resume: bool, overwrite: bool, display: Display) -> Partial | None:
     """Return the rows to go on from, none for a fresh start; None where the file is there already."""
     path = partial_file(out)
-    try:
-        if resume and path.exists() and (overwrite or not out.exists()):
-            return _go_on(path, origin, display)
-        if resume and out.exists():
+    if not resume:
+        return start_partial(path, origin)
+    if not out.exists() and not path.exists():
+        display.say(f"nothing to resume at {out}: starting from the beginning")
+    if out.exists():
+        try:
             check_same(out, read_header(out).origin, origin)
-            display.say(f"{out} is complete: nothing to do")
-            path.unlink(missing_ok=True)  # of a process that was killed between its last two steps
+        except UserError as error:
+            _must(overwrite, error, display)
+        else:
+            display.say(f"{out} is complete and of the same making: it is kept")
+            _clear_begun(path, origin, display)
             return None
-    except UserError:
-        if not overwrite:
-            raise
-    else:
-        if resume:
-            display.say(f"nothing to resume at {out}: starting from the beginning")
+    if path.exists():
+        try:
+            partial = _open_begun(path, origin)
+        except UserError as error:
+            _must(overwrite, error, display)
+        else:
+            display.say(f"going on after {len(partial)} of {origin.images} images")
+            return partial
     return start_partial(path, origin)
 
 
-def _go_on(path: Path, origin: Origin, display: Display) -> Partial:
+def _must(overwrite: bool, error: UserError, display: Display) -> None:
+    """Say that what does not fit is replaced, where `overwrite` was asked for; raise the error elsewhere."""
+    if not overwrite:
+        raise error
+    display.say(f"replaced (--overwrite): {_reason(error)}")
+
+
+def _clear_begun(path: Path, origin: Origin, display: Display) -> None:
+    """Remove what a process that was killed between its last two steps has left; say so where it is something else."""
+    if not path.exists():
+        return
+    try:
+        _open_begun(path, origin).close()
+    except UserError as error:
+        display.say(f"left as it is: {_reason(error)}")
+    else:
+        path.unlink()
+
+
+def _reason(error: UserError) -> str:
+    """Return what is wrong with a file, without the field and the advice."""
+    return error.problems[0].splitlines()[0].partition(": ")[2]
+
+
+def _open_begun(path: Path, origin: Origin) -> Partial:
     partial = Partial(path)
     try:
         check_same(path, partial.origin, origin)
     except UserError:
         partial.close()
         raise
-    display.say(f"going on after {len(partial)} of {origin.images} images")
     return partial
 
 
@@ -248,7 +295,7 @@ def _make(partial: Partial, images: _Images, *, workers: int, display: Display, 
     pending: list[Row] = []
     with Signals(patient=started_world() > 1) as signals, display.bar("proposing", len(images)) as bar:
         try:
-            for row in _rows(images, len(partial), workers):
+            for row in in_order(images, start=len(partial), workers=workers):
                 pending.append(row)
                 if len(pending) == BLOCK:
                     partial.append(pending)
@@ -260,37 +307,6 @@ def _make(partial: Partial, images: _Images, *, workers: int, display: Display, 
                     raise Interrupted(signals.received)
         finally:
             partial.append(pending)
-
-
-def _rows(images: _Images, start: int, workers: int) -> Iterator[Row]:
-    """Return the rows from an image on, in order, whoever makes them."""
-    use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that
-    loader = DataLoader(
-        images,
-        batch_size=None,
-        sampler=range(start, len(images)),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else the loader draws from torch's global state
-    )
-    try:
-        for row in loader:
-            if isinstance(row, UserError):
-                raise row
-            yield row
-    except RuntimeError as error:
-        reason = death_of_worker(error)
-        if reason is None:
-            raise
-        raise UserError(
-            f"--workers: a process died ({reason}), often for lack of memory.\n"
-            "What is done is kept: go on with --resume, perhaps with fewer --workers"
-        ) from error
-
-
-def _as_it_is(row: Any) -> Any:
-    return row
 
 
 def _finish(partial: Partial, source: Source, out: Path) -> Header:
@@ -307,14 +323,16 @@ def _finish(partial: Partial, source: Source, out: Path) -> Header:
 
 
 def _tell(made: Made, display: Display) -> None:
-    header = made.header
-    images = header.origin.images
+    header, images = made.header, made.images
     pace = f", {made.seconds / made.made:.3g} s an image" if made.made else ""
+    read = f", {images - made.unreadable} of them read, {made.boxes_per_image:.1f} boxes an image read"
+    without = f", {made.boxes_per_image:.1f} boxes an image"
     display.say(
-        f"{images} images, {header.boxes / max(1, images):.1f} boxes an image; one of the first ten covers "
+        f"{images} images{read if made.unreadable else without}; one of the first ten covers "
         f"{100 * header.mean_area:.1f} % of its image on average{pace}"
     )
-    if header.images_without_boxes:
-        display.say(f"note: {header.images_without_boxes} of {images} images have no boxes")
+    empty = header.images_without_boxes - header.unreadable
+    if empty:
+        display.say(f"note: nothing was found in {empty} of {images} images")
     if made.unreadable:
-        display.warn(f"{made.unreadable} images cannot be read; they are named in {skipped_file(made.file)}")
+        display.warn(f"{made.unreadable} of {images} images cannot be read; named in {skipped_file(made.file)}")

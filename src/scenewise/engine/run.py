@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from scenewise.backbones import WEIGHTS_FILE, Backbone, save_backbone
 from scenewise.engine.checkpoints import Checkpoint
@@ -113,7 +113,7 @@ def _carry_out(
     )
     for note in plan.notes:
         display.say(f"note: {note}")
-    together(lambda: _start_folder(plan, out, fabric.device, fresh=fresh))
+    together(lambda: _start_folder(plan, out, fabric.device, display, fresh=fresh))
     loop = Loop(plan, fabric, out, display)
     if checkpoint is not None:
         loop.restore(checkpoint)
@@ -161,13 +161,16 @@ def _propose(
     )
 
 
-def _start_folder(plan: Plan, out: Path, device: torch.device, *, fresh: bool) -> None:
+def _start_folder(plan: Plan, out: Path, device: torch.device, display: Display, *, fresh: bool) -> None:
     """Write what is known before the first step, once a former run's files are gone."""
     if started_rank():
         return
     with writing(out):
         if fresh:
-            remove_own(out, but=OWN_PROPOSALS if plan.config.data.proposals == AUTO else ())
+            used = plan.config.data.proposals in (AUTO, str((out / PROPOSALS).absolute()))
+            if not used and (out / PROPOSALS).exists():
+                display.say(f"{out / PROPOSALS} of the former run is removed: this one is not cut by it")
+            remove_own(out, but=OWN_PROPOSALS if used else ())
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(to_yaml(plan.config), encoding="utf-8")
         environment = describe(device) | {"processes": plan.schedule.world, "notes": list(plan.notes)}

@@ -70,18 +70,13 @@ def evaluate_detector(exam: Exam, config: Config, *, title: str, masks: bool) ->
         exam, test, lesson, lambda photo, image: detect(network, photo, image, masks=masks), title=title, masks=masks
     )
     outcome = outcome_of(exam, test, lesson, matches, masks=masks, notes=(*notes, *lesson.notes, how))
-    counts = {
-        "classes": len(lesson.classes),
-        "train_images": len(lesson.places),
-        "test_images": len(test),
-        "train_skipped": len(train.skipped),
-        "test_skipped": len(test.skipped),
-        "train_in_source": len(exam.train),
-        "test_in_source": len(exam.test),
+    skipped = {"train": train.skipped, "test": test.skipped}
+    counts = exam.counts(classes=len(lesson.classes), train=len(lesson.places), test=len(test), skipped=skipped)
+    objects = {
         "train_objects": lesson.objects,
         "test_objects": int(test.learnable[:, lesson.classes].sum()),
     }
-    return dataclasses.replace(outcome, counts=counts, skipped={"train": train.skipped, "test": test.skipped})
+    return dataclasses.replace(outcome, counts=counts | objects, skipped=skipped)
 
 
 def choose_lesson(exam: Exam, train: Photos, test: Photos) -> Lesson:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +73,18 @@ class Exam:
             raise UserError(f"{part} data: {source.spec} has no labelled boxes; use {_WITH_INSTANCES}")
         return source
 
+    def counts(self, *, classes: int, train: int, test: int, skipped: Mapping[str, Sequence[Skip]]) -> dict[str, int]:
+        """Return what was used and left out, as every outcome names it; train, test: the images used of each part."""
+        return {
+            "classes": classes,
+            "train_images": train,
+            "test_images": test,
+            "train_skipped": len(skipped["train"]),
+            "test_skipped": len(skipped["test"]),
+            "train_in_source": len(self.train),
+            "test_in_source": len(self.test),
+        }
+
     def task(self, look: Look | None = None) -> Task:
         """Return the frozen features of both parts with their labels, made at the first call.
 
@@ -122,6 +134,7 @@ def _make_task(exam: Exam, look: Look) -> Task:
     shared = shared_images(found["train"].digest, found["test"].digest)
     train, test = (_part(found[part], labels[part], exam.device) for part in ("train", "test"))
     judged = keep_classes(train, test, exam.train.classes, min_positives=exam.min_positives)
+    skipped = {part: features.skipped for part, features in found.items()}
     notes = [
         note
         for part, features in found.items()
@@ -139,16 +152,13 @@ def _make_task(exam: Exam, look: Look) -> Task:
         resamples=exam.resamples,
         images=tuple(f"{exam.test.fingerprint}/{index}" for index in found["test"].index[judged.rows.numpy()].tolist()),
         notes=(*notes, *shared, *judged.notes),
-        counts={
-            "classes": len(judged.classes),
-            "train_images": len(judged.train.labels),
-            "test_images": len(judged.test.labels),
-            "train_skipped": len(found["train"].skipped),
-            "test_skipped": len(found["test"].skipped),
-            "train_in_source": len(labels["train"]),
-            "test_in_source": len(labels["test"]),
-        },
-        skipped={part: features.skipped for part, features in found.items()},
+        counts=exam.counts(
+            classes=len(judged.classes),
+            train=len(judged.train.labels),
+            test=len(judged.test.labels),
+            skipped=skipped,
+        ),
+        skipped=skipped,
     )
 
 

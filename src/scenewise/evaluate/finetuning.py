@@ -21,7 +21,7 @@ from scenewise import keys
 from scenewise.errors import UserError
 from scenewise.evaluate.exam import NAMED_SKIPS, Exam
 from scenewise.evaluate.features import extract_features
-from scenewise.evaluate.protocols.linear import hold_out, judge
+from scenewise.evaluate.held_out import hold_out, judge
 from scenewise.evaluate.training import DivergedError, Schedule, chance, fit, length, private_copy
 from scenewise.evaluate.training_images import SLOT, Labelled, augmented_batches
 from scenewise.types import Batch

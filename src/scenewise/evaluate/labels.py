@@ -108,7 +108,7 @@ def keep_classes(train: Part, test: Part, classes: tuple[str, ...], *, min_posit
         )
     kept = learnable if single else learnable & testable
     if kept.sum() < (2 if single else 1) or not (learnable & testable).any():
-        raise UserError("data: too few classes are left to judge", *notes)
+        raise UserError(_too_few(kept, single=single, min_positives=min_positives), *notes)
     if single:
         train, test, rows = _renumbered(train, kept)[0], *_renumbered(test, kept)
     else:
@@ -116,6 +116,20 @@ def keep_classes(train: Part, test: Part, classes: tuple[str, ...], *, min_posit
         train, test = (Part(part.features, part.labels[:, columns]) for part in (train, test))
         rows = torch.ones(len(test.labels), dtype=torch.bool)
     return Judged(train, test, tuple(names[kept].tolist()), rows, tuple(notes))
+
+
+def _too_few(kept: Bool[np.ndarray, " classes"], *, single: bool, min_positives: int) -> str:
+    """Return what is wrong where nothing can be judged, and how it can be mended."""
+    needed = (
+        "at least two need training images, and one of them test images"
+        if single
+        else "at least one needs positives among the training and the test images"
+    )
+    lower = "with a lower --min-positives, or " if min_positives > 1 else ""
+    return (
+        f"data: {int(kept.sum())} of {len(kept)} classes are left to judge, too few: {needed}; "
+        f"try {lower}with a larger --limit, or name data with images of more classes"
+    )
 
 
 def _positives(labels: Tensor, classes: int) -> Int64[np.ndarray, " classes"]:

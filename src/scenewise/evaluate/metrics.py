@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from scenewise.evaluate.neighbours import nearest
+from scenewise.evaluate.neighbours import nearest, vote_weights
 from scenewise.evaluate.ranking import rank, weighted_average_precision
 from scenewise.evaluate.retrieval import relevant_rows, retrieve
 
@@ -78,15 +78,18 @@ def knn_votes(
     *,
     classes: int,
     k: int,
-    temperature: float,
-) -> Float[Tensor, "queries classes"]:
-    """Return each class's share of the votes (N, C) in float64, rows sum to 1; arguments as in `knn_predict`."""
+    temperature: float | None,
+    normalise: bool = True,
+) -> Float64[Tensor, "queries classes"]:
+    """Return each class's share of the votes (N, C), rows sum to 1; arguments as in `knn_predict`.
+
+    temperature: None gives every neighbour one vote. normalise: see `nearest`.
+    """
     votes = torch.zeros(len(features), classes, dtype=torch.float64, device=features.device)
-    for chunk, cosine, rows in nearest(features, bank_features, k=k):
-        weights = (cosine.double() / temperature).softmax(
-            dim=1
-        )  # exp(cosine / temperature) but for a factor of the row
-        votes[chunk] = votes[chunk].scatter_add(1, bank_labels[rows].long(), weights)
+    for chunk, similarity, rows in nearest(features, bank_features, k=k, normalise=normalise):
+        weights = vote_weights(similarity, temperature=temperature)
+        found = votes[chunk].scatter_add(1, bank_labels[rows].long(), weights)
+        votes[chunk] = found / weights.sum(dim=1, keepdim=True)
     return votes
 
 

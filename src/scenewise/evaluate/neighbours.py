@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from scenewise.losses.similarity import cosine_matrix, lift, plain_product
@@ -40,6 +40,13 @@ def nearest(
             own = torch.arange(start, start + len(similarity), device=similarity.device)
             similarity[own - start, own] = -torch.inf
         yield chunk, *_top(similarity, count)
+
+
+def vote_weights(similarity: Float[Tensor, "queries k"], *, temperature: float | None) -> Float64[Tensor, "queries k"]:
+    """Return what each neighbour counts, exp(similarity / temperature) up to a factor for each query; None: 1 each."""
+    if temperature is None:
+        return torch.ones_like(similarity, dtype=torch.float64)  # whole numbers, so that ties are exact
+    return (similarity.double() / temperature).softmax(dim=1)
 
 
 def _top(similarity: Float[Tensor, "chunk bank"], k: int) -> tuple[Float[Tensor, "chunk k"], Int[Tensor, "chunk k"]]:

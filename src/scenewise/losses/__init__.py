@@ -3,7 +3,7 @@
 from scenewise.losses.calibration import calibrated_bias
 from scenewise.losses.contrastive import info_nce, nt_xent
 from scenewise.losses.dense import dense_info_nce, dense_match
-from scenewise.losses.distill import Relation, multi_view_queue_loss, relate, relation_entropy, relation_loss
+from scenewise.losses.distill import Relation, multi_view_queue_loss, relate, relation_loss
 from scenewise.losses.multilabel import knn_softmax, multilabel_loss, pseudo_labels
 from scenewise.losses.ranking import Ranking, rank_views, ranking_average_precision, ranking_loss
 from scenewise.losses.regression import cosine_regression, mean_shift_loss
@@ -40,7 +40,6 @@ __all__ = [
     "ranking_average_precision",
     "ranking_loss",
     "relate",
-    "relation_entropy",
     "relation_loss",
     "sinkhorn_plan",
     "swapped_prediction",

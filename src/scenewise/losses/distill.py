@@ -32,7 +32,7 @@ def relation_loss(
 
     student (N, D) has gradient; teacher (N, D), row by row the same images, and queue (Q, D) have none. `valid` names
     the queue rows that count, for all images (Q,) or for each (N, Q); an image without any contributes 0, with a
-    graph. It exceeds the divergence KL(teacher || student) by `relation_entropy`, which trains nothing; with all
+    graph. It exceeds the divergence KL(teacher || student) by the labels' entropy, which trains nothing; with all
     embeddings equal it is log Q (ReSSL, arXiv 2107.09282; temperatures of its code and of MSVQ's).
     """
     related = relate(
@@ -80,24 +80,6 @@ def _log_distribution(
     if valid is not None:
         logits = logits.masked_fill(~valid, torch.finfo(logits.dtype).min / 4)
     return logits.log_softmax(dim=1)
-
-
-@torch.no_grad()
-def relation_entropy(
-    teacher: Float[Tensor, "batch dim"],
-    queue: Float[Tensor, "queue dim"],
-    *,
-    temperature: float,
-    valid: Bool[Tensor, " queue"] | Bool[Tensor, "batch queue"] | None = None,
-) -> Float[Tensor, ""]:
-    """Return the entropy of the teacher's soft labels in nats, the mean over the batch, without gradient.
-
-    teacher (N, D), queue (Q, D) and `valid` as in `relation_loss`, whose value less this one is the divergence. It is
-    that loss of the teacher against itself, so the difference of equal distributions is 0 to the last bit.
-    """
-    return relation_loss(
-        teacher, teacher, queue, student_temperature=temperature, teacher_temperature=temperature, valid=valid
-    )
 
 
 def multi_view_queue_loss(

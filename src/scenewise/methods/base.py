@@ -5,13 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from pydantic import AfterValidator
 from torch import nn
 
 from scenewise.errors import UserError
 from scenewise.types import Batch, Progress, StepOutput
+from scenewise.views.augmentations import augmentation
 from scenewise.views.slots import Slot
+
+
+def _known(name: str) -> str:
+    """Return the name of an augmentation; UserError where there is none of that name."""
+    augmentation(name)
+    return name
+
+
+# what a Config calls an augmentation by: a configuration with a wrong name is refused by the name of its field
+AugmentationName = Annotated[str, AfterValidator(_known)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +42,16 @@ class Training:
     schedule: Literal["cosine", "cosine_epoch", "constant"] = "cosine"
     final_lr: float = 0.0
     warmup_start: float = 0.0
+
+
+@runtime_checkable
+class HasHeads(Protocol):
+    """A method's Config that can ask for a head of its own (`dual`) for views of objects."""
+
+    @property
+    def heads(self) -> Literal["shared", "dual"]:
+        """Which heads there are."""
+        ...
 
 
 class Method(nn.Module, ABC):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from scenewise.losses import cosine_regression
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.byol_core import BYOLCore, MomentumSchedule
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
@@ -43,8 +43,8 @@ class BYOL(Method):
         momentum_schedule: MomentumSchedule = "cosine"  # to 1 at the end (section 3.3)
         hidden: int = 4096  # of projector and predictor
         width: int = 256  # of the projection
-        first_augmentation: str = "byol-first"
-        second_augmentation: str = "byol-second"
+        first_augmentation: AugmentationName = "byol-first"
+        second_augmentation: AugmentationName = "byol-second"
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from scenewise.distributed import gather, local_slice
 from scenewise.errors import UserError
 from scenewise.losses import dense_info_nce, info_nce
 from scenewise.losses.similarity import lift
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import dense_head, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
@@ -85,7 +85,7 @@ class DenseCL(Method):
         dictionary_size: int | None = None  # 65536 rows of each kind, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of its negatives
-        augmentation: str = "moco"  # of both views
+        augmentation: AugmentationName = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:

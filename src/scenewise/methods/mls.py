@@ -23,7 +23,7 @@ from scenewise.distributed import gather, local_slice
 from scenewise.errors import UserError
 from scenewise.losses import calibrated_bias, info_nce, knn_softmax, multilabel_loss, pseudo_labels
 from scenewise.losses.similarity import cosine_matrix
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
 from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size
@@ -70,7 +70,7 @@ class MLS(Method):
         dictionary_size: int | None = None  # 4096, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": as MoCo
         mask_own_image: bool = False  # leave the query's own image's older crops out of labels and negatives
-        augmentation: str = "moco"  # of both views
+        augmentation: AugmentationName = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass, as MoCo v2
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.losses import info_nce
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import DualHead, Encoder, mlp_head, of_kind
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
@@ -55,7 +55,7 @@ class MoCoV2(Method):
         dictionary_size: int | None = None  # 65536, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of its negatives
-        augmentation: str = "moco"  # of both views
+        augmentation: AugmentationName = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass (MoCo 3.3)
         head: Literal["mlp", "linear"] = "mlp"  # "linear": MoCo v1's and the CIFAR notebook's
         # dual: one for views of objects, one for all others, each with a queue of `dictionary_size` (OAC's paper; its

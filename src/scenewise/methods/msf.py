@@ -22,10 +22,10 @@ from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.errors import UserError
 from scenewise.losses import cosine_regression, mean_shift_loss
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, normed_head
 from scenewise.parts.momentum import momentum_copy, momentum_update
-from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
+from scenewise.parts.queue import Joined, Queue, dictionary_figures, resolve_dictionary_size
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -60,8 +60,8 @@ class MSF(Method):
             "joined"  # "before": past targets only, the target itself as a 1 + k-th term
         )
         symmetric: bool = False  # both views as queries ("before" and this: the small-data code of MSVQ's first author)
-        query: str = "moco"  # augmentation of the query view
-        key: str = "moco"  # of the key view; "weak" is the paper's weak/strong variant
+        query: AugmentationName = "moco"  # augmentation of the query view
+        key: AugmentationName = "moco"  # of the key view; "weak" is the paper's weak/strong variant
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -109,12 +109,14 @@ class MSF(Method):
         query, key = batch.views["query"][0], batch.views["key"][0]  # (B, 3, S, S)
         features, prediction = self._predict(query)  # (B, G), (B, D)
         all_targets = self._target(key)  # (world * B, D)
-        loss = self._loss(prediction, all_targets)
+        joined = self.queue.after({"projection": all_targets})
+        loss = self._loss(prediction, all_targets, joined)
         if self.config.symmetric:
-            loss = (loss + self._loss(self._predict(key)[1], self._target(query))) / 2
+            others = self._target(query)
+            loss = (loss + self._loss(self._predict(key)[1], others, self.queue.after({"projection": others}))) / 2
         dictionary = self.queue.read()
-        self.queue.push(
-            {"projection": all_targets},
+        self.queue.become(
+            joined,
             image=gather(batch.index),
             box=gather(batch.boxes["key"][0]),
             step=progress.step,
@@ -138,12 +140,12 @@ class MSF(Method):
         """Return the teacher's projections of the joined batch (world * B, D)."""
         return gather(self.teacher(images)[1])
 
-    def _loss(self, prediction: Tensor, all_targets: Tensor) -> Tensor:
-        """Return the mean distance to the k neighbours in the bank."""
+    def _loss(self, prediction: Tensor, all_targets: Tensor, joined: Joined) -> Tensor:
+        """Return the mean distance to the k neighbours in the bank; joined: the bank with these targets."""
         config, targets = self.config, local_slice(all_targets)
         if config.search == "joined":
-            columns, valid = self.queue.after({"projection": all_targets})
-            return mean_shift_loss(prediction, targets, columns["projection"], neighbours=config.k, valid=valid)
+            bank = joined.rows["projection"]
+            return mean_shift_loss(prediction, targets, bank, neighbours=config.k, valid=joined.valid)
         past = self.queue.read()
         others = mean_shift_loss(prediction, targets, past.rows["projection"], neighbours=config.k, valid=past.valid)
         found = past.valid.sum().clamp(max=config.k)  # fewer than k while the bank fills

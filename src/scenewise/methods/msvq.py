@@ -23,7 +23,7 @@ from torch import nn
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.losses import relate
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update, sharpening_notes
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size, uniform_share
@@ -60,8 +60,8 @@ class MSVQ(Method):
         dictionary_size: int | None = None  # rows of each queue: 16384, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of the distributions
-        strong: str = "moco"  # augmentation of the student's view
-        weak: str = "weak"  # of the teachers' (the authors' small images: msvq-weak, a mirror of probability 0.9)
+        strong: AugmentationName = "moco"  # augmentation of the student's view
+        weak: AugmentationName = "weak"  # of the teachers' (the authors on small images: msvq-weak)
         shuffle: bool = True  # shuffled batch-norm groups in the teachers' passes
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:

@@ -21,7 +21,7 @@ from scenewise.distributed import gather, gather_with_gradient, rank, world_size
 from scenewise.errors import UserError
 from scenewise.losses import rank_views
 from scenewise.losses.similarity import lift
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot, full_views, multi_crop
@@ -53,7 +53,7 @@ class S2R2(Method):
         temperature: float = 0.05  # of the sigmoid
         bins: int = 10  # of the histogram (FastAP)
         width: int = 128  # of the embedding
-        augmentation: str = "simclr"  # of all views
+        augmentation: AugmentationName = "simclr"  # of all views
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from torch import nn
 from scenewise.distributed import gather_with_gradient
 from scenewise.losses import nt_xent
 from scenewise.losses.similarity import lift
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, simclr_head
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
@@ -47,7 +47,7 @@ class SimCLR(Method):
         temperature: float = 0.1
         hidden: int | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
         width: int = 128  # of the embedding
-        augmentation: str = "simclr"  # of both views
+        augmentation: AugmentationName = "simclr"  # of both views
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from scenewise.distributed import gather, local_slice
 from scenewise.errors import UserError
 from scenewise.losses import prototype_codes, swapped_prediction
 from scenewise.losses.similarity import unit
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import normed_head
 from scenewise.parts.prototypes import Prototypes
 from scenewise.parts.queue import Queue, resolve_dictionary_size, uniform_share
@@ -62,7 +62,7 @@ class SwAV(Method):
         queue_epochs: float = 15.0  # before the queue joins the assignment
         hidden: int | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
         width: int = 128  # of the embedding
-        augmentation: str = "simclr"  # of all crops
+        augmentation: AugmentationName = "simclr"  # of all crops
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scenewise.errors import UserError
 from scenewise.losses import Matching, cosine_regression, instance_loss, match_instances
-from scenewise.methods.base import Method, Training
+from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.byol_core import BYOLCore, MomentumSchedule
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import REFERENCE_SIZE, SMALL_SIZE, Slot
@@ -61,8 +61,10 @@ class UniVIP(Method):
         momentum_schedule: MomentumSchedule = "cosine"  # to 1 at the end: ORL's
         hidden: int = 4096  # of projector and predictor: BYOL's
         width: int = 256  # of the projection: BYOL's
-        first_augmentation: str = "byol-first"  # of the first scene, and of the objects the online network sees
-        second_augmentation: str = "byol-second"  # of the second scene, and of the objects the teacher sees
+        # of the first scene, and of the objects the online network sees
+        first_augmentation: AugmentationName = "byol-first"
+        # of the second scene, and of the objects the teacher sees
+        second_augmentation: AugmentationName = "byol-second"
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -36,6 +36,17 @@ class Snapshot:
         return self.valid[None, :] & (self.image[None, :] != index[:, None])
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The queue as it will be once a joined batch is pushed.
+
+    rows: column name -> (Q, width) L2-normalised rows. valid: (Q,) rows that will have been written.
+    """
+
+    rows: Mapping[str, Tensor]
+    valid: Bool[Tensor, " queue"]
+
+
 class Queue(nn.Module):
     """First in, first out, `size` rows, one or several columns of equal order (MoCo's queue; MLS's paired dictionary).
 
@@ -77,8 +88,8 @@ class Queue(nn.Module):
         )
 
     @torch.no_grad()
-    def after(self, rows: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Bool[Tensor, " queue"]]:
-        """Return the columns and the valid rows as they will be once this joined batch is pushed; nothing is written.
+    def after(self, rows: Mapping[str, Tensor]) -> Joined:
+        """Return the queue as it will be once this joined batch is pushed; nothing is written.
 
         For methods that search the current keys together with the past ones (MSF).
         """
@@ -89,7 +100,7 @@ class Queue(nn.Module):
             fresh = F.normalize(rows[name].detach().to(column.dtype), dim=1)
             columns[name] = column.index_copy(0, target, fresh[-keep:])
         positions = torch.arange(self.size, device=self.image.device)
-        return columns, positions < (self.filled + keep).clamp(max=self.size)
+        return Joined(columns, positions < (self.filled + keep).clamp(max=self.size))
 
     def _target(self, count: int) -> tuple[Int[Tensor, " kept"], int]:
         """Return where a batch of `count` rows goes, and how many of its last rows are kept."""
@@ -109,8 +120,12 @@ class Queue(nn.Module):
 
         Of a batch larger than the queue its last rows are kept.
         """
-        columns, _ = self.after(rows)
-        for name, column in columns.items():
+        self.become(self.after(rows), image=image, box=box, step=step)
+
+    @torch.no_grad()
+    def become(self, joined: Joined, *, image: Int[Tensor, " batch"], box: Float[Tensor, "batch 4"], step: int) -> None:
+        """Push the batch that `joined` came of (`after`), which then need not be joined again."""
+        for name, column in joined.rows.items():
             self.register_buffer(f"rows_{name}", column)
         target, keep = self._target(image.shape[0])
         self.image = self.image.index_copy(0, target, image[-keep:])

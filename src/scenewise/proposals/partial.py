@@ -30,7 +30,7 @@ class Partial:
         self.path = path
         self._file = path.open("r+b")
         try:
-            _lock(self._file, path)
+            lock_file(self._file, path)
             self.origin, end, self._rows = _measure(self._file, path)
             self._file.truncate(end)
         except BaseException:
@@ -68,7 +68,7 @@ def start_partial(path: Path, origin: Origin) -> Partial:
     """Return a new file without rows; one that is there is replaced, unless a process is writing it (UserError)."""
     if path.exists():
         with path.open("r+b") as former:
-            _lock(former, path)
+            lock_file(former, path)
     schema = _SCHEMA.with_metadata({_ORIGIN: json.dumps(dataclasses.asdict(origin))})
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(schema.serialize())
@@ -77,7 +77,7 @@ def start_partial(path: Path, origin: Origin) -> Partial:
     return Partial(path)
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def lock_file(file: BinaryIO, path: Path) -> None:
     """Lock a file for this process; the lock goes with the process, or when it closes any opening of the file.
 
     A POSIX lock: one of BSD's kind would live on in the loader processes of a making that was killed.

@@ -17,6 +17,7 @@ from scenewise.errors import UserError
 from scenewise.proposals.base import Proposals
 from scenewise.proposals.store import Store, read_header
 
+FIELD = "--like"  # what names the file, in errors
 # Without a file to follow. All ours: areas from a small object to nearly the photo, the aspects of most objects.
 COUNT = 100
 AREAS = (0.05, 0.8)  # share of the photo, log-uniform
@@ -37,16 +38,16 @@ class RandomBoxes:
 
     def __post_init__(self) -> None:
         if self.like is not None:
-            header = read_header(self.like)
+            header = read_header(self.like, field=FIELD)
             if header.images_without_boxes == header.origin.images:
-                raise UserError(f"like: {self.like} has no boxes to take sizes from; name a file that has")
+                raise UserError(f"{FIELD}: {self.like} has no boxes to take sizes from; name a file that has")
 
     @property
     def settings(self) -> Mapping[str, object]:
         """The file's origin, on which all its boxes depend, or the ranges drawn from."""
         if self.like is None:
             return {"count": COUNT, "areas": list(AREAS), "aspects": list(ASPECTS)}
-        return {"like": dataclasses.asdict(read_header(self.like).origin)}
+        return {"like": dataclasses.asdict(read_header(self.like, field=FIELD).origin)}
 
     def __call__(self, pixels: UInt8[np.ndarray, "H W 3"], chance: np.random.Generator) -> Proposals:
         """Return the boxes of an image, which depend on its size alone. Draws the sizes first, then the places."""
@@ -68,7 +69,7 @@ class RandomBoxes:
     @cached_property
     def _store(self) -> Store:
         assert self.like is not None
-        return Store(self.like)
+        return Store(self.like, field=FIELD)
 
 
 def _drawn_shares(height_over_width: float, chance: np.random.Generator) -> Float64[np.ndarray, "N 2"]:

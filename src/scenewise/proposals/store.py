@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
+FIELD = "data.proposals"  # the setting that names a file, in errors; a command's own option where one does
 _HEADER = b"scenewise"  # the metadata's key
 _ARROW = b"ARROW1"  # how an Arrow IPC file begins, and ends when it is whole
 
@@ -82,24 +83,27 @@ class Row(NamedTuple):
 
 
 class Store:
-    """The proposals of a file, by row. Pickles as a path: each process maps the same file, nothing is copied."""
+    """The proposals of a file, by row. Pickles as a path: each process maps the same file, nothing is copied.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    field: what named the file, for errors.
+    """
+
+    def __init__(self, file: Path, *, field: str = FIELD) -> None:
+        self.file, self.field = file, field
         self._open()
 
     def _open(self) -> None:
-        self.header, self._batches = _map(self.file)
+        self.header, self._batches = _map(self.file, self.field)
         self._state = _state(self.file)
 
-    def __getstate__(self) -> tuple[Path, tuple[int, int, int]]:
-        return self.file, self._state
+    def __getstate__(self) -> tuple[Path, str, tuple[int, int, int]]:
+        return self.file, self.field, self._state
 
-    def __setstate__(self, state: tuple[Path, tuple[int, int, int]]) -> None:
-        self.file, before = state
+    def __setstate__(self, state: tuple[Path, str, tuple[int, int, int]]) -> None:
+        self.file, self.field, before = state
         self._open()
         if self._state != before:
-            raise UserError(f"proposals: {self.file} was replaced while it was in use; start again")
+            raise UserError(f"{self.field}: {self.file} was replaced while it was in use; start again")
 
     def __len__(self) -> int:
         return self.header.origin.images
@@ -130,12 +134,15 @@ class Store:
         for batch in self._batches:
             problem = find_problem(batch)
             if problem is not None:
-                raise UserError(f"proposals: {self.file}: {problem}; make it anew with `scenewise propose`")
+                raise UserError(f"{self.field}: {self.file}: {problem}; make it anew with `scenewise propose`")
 
 
-def read_header(file: Path) -> Header:
-    """Return the header of a proposal file; raises UserError where it is not one, is cut off, or of another version."""
-    return _map(file)[0]
+def read_header(file: Path, *, field: str = FIELD) -> Header:
+    """Return the header of a proposal file; raises UserError where it is not one, is cut off, or of another version.
+
+    field: what named the file, for errors.
+    """
+    return _map(file, field)[0]
 
 
 def write_store(file: Path, origin: Origin, rows: Iterable[Row]) -> Header:
@@ -238,23 +245,23 @@ def _wrong_scores(keys: pa.Array, counts: Shaped[np.ndarray, " images"], scores:
     return None if finite else "a score is missing or not a finite number"
 
 
-def _map(file: Path) -> tuple[Header, list[pa.RecordBatch]]:
+def _map(file: Path, field: str) -> tuple[Header, list[pa.RecordBatch]]:
     """Map a file into memory; nothing but its footer and the batches' heads is read."""
     try:
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
             schema, columns = reader.schema, _columns(reader.schema)
             batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(_unreadable(file, error)) from None
+        raise UserError(_unreadable(file, field, error)) from None
     if columns != _columns(SCHEMA):
         raise UserError(
-            f"proposals: {file} has other columns than a file of `scenewise propose`: {columns}.\n"
+            f"{field}: {file} has other columns than a file of `scenewise propose`: {columns}.\n"
             f"Wanted: {_columns(SCHEMA)}"
         )
-    header = _parse(file, schema)
+    header = _parse(file, field, schema)
     lengths = [batch.num_rows for batch in batches]
     if sum(lengths) != header.origin.images or any(length != ROWS for length in lengths[:-1]) or lengths[-1:] > [ROWS]:
-        raise UserError(f"proposals: {file} is damaged: its rows are not the {header.origin.images} of its header")
+        raise UserError(f"{field}: {file} is damaged: its rows are not the {header.origin.images} of its header")
     return header, batches
 
 
@@ -262,35 +269,33 @@ def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _unreadable(file: Path, error: Exception) -> str:
+def _unreadable(file: Path, field: str, error: Exception) -> str:
     if not file.exists():
-        return f"proposals: no such file: {str(file)!r}; make it with `scenewise propose DATA --out {file}`"
+        return f"{field}: no such file: {str(file)!r}; make it with `scenewise propose DATA --out {file}`"
     if file.is_dir():
-        return f"proposals: {str(file)!r} is a folder; name a file of `scenewise propose`"
+        return f"{field}: {str(file)!r} is a folder; name a file of `scenewise propose`"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"proposals: cannot read {file}: {error.strerror or error}"
+        return f"{field}: cannot read {file}: {error.strerror or error}"
     with file.open("rb") as opened:
         if opened.read(len(_ARROW)) != _ARROW:
-            return f"proposals: {file} is not a file of `scenewise propose` (no Arrow IPC file)"
-    return (
-        f"proposals: {file} is cut off or damaged; make it anew with `scenewise propose DATA --out {file} --overwrite`"
-    )
+            return f"{field}: {file} is not a file of `scenewise propose` (no Arrow IPC file)"
+    return f"{field}: {file} is cut off or damaged; make it anew with `scenewise propose DATA --out {file} --overwrite`"
 
 
-def _parse(file: Path, schema: pa.Schema) -> Header:
+def _parse(file: Path, field: str, schema: pa.Schema) -> Header:
     try:
         content = json.loads((schema.metadata or {})[_HEADER])
         version = content["format"]
         header: Header | None = TypeAdapter(Header).validate_python(content) if version == FORMAT else None
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"proposals: {file} has no header of `scenewise propose` or a damaged one") from error
+        raise UserError(f"{field}: {file} has no header of `scenewise propose` or a damaged one") from error
     if header is None:
         raise UserError(
-            f"proposals: {file} is of format {version!r}, this version reads {FORMAT}; "
+            f"{field}: {file} is of format {version!r}, this version reads {FORMAT}; "
             f"make it anew with `scenewise propose DATA --out {file} --overwrite`"
         )
     if not 0 < header.mean_area <= 1:
-        raise UserError(f"proposals: {file} is damaged: a mean area of {header.mean_area} in its header")
+        raise UserError(f"{field}: {file} is damaged: a mean area of {header.mean_area} in its header")
     return header
 
 

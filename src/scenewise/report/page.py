@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from scenewise.report.curves import Panel, draw, panels, style
 from scenewise.report.records import ComparisonTable, Interval, RunRecord, read_run
-from scenewise.report.trend import comparison, final_advice, last_figures, series, summary, too_young
+from scenewise.report.trend import final_advice, last_figures, series, summary, too_young
 from scenewise.report.verdict import Advice, Level
 
 __all__ = ["Sheet", "read_run", "write_report"]
@@ -67,7 +67,6 @@ def write_report(
         title=title,
         runs=[_card(run) for run in runs],
         table=table,
-        ahead=comparison(table) if table is not None else [],
         panels=[(panel, Markup(draw(panel)), _legend(panel)) for panel in panels(_named(runs))],
         sheets=sheets or {},
         notes=notes,

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from scenewise.report.records import ComparisonTable, percent
 from scenewise.report.verdict import Advice, sentences, show
 
 Line = Mapping[str, object]  # one object of metrics.jsonl
@@ -47,33 +46,6 @@ def final_advice(history: Sequence[Line], *, method: str) -> list[Advice]:
     """Return the advice for a run's last epoch (see `sentences`); of a run too young only what is not finite."""
     advice = sentences(last_figures(history), method=method)
     return [item for item in advice if not math.isfinite(item.value)] if too_young(history) else advice
-
-
-def comparison(table: ComparisonTable) -> list[str]:
-    """Return who is ahead in each figure of a table, or that it is not decided: the intervals overlap."""
-    told = []
-    for protocol, metric in table.whole().columns:
-        cells = [(subject, table.cells.get((subject, protocol, metric))) for subject in table.subjects]
-        ranked = sorted(
-            ((subject, cell) for subject, cell in cells if cell is not None and math.isfinite(cell.value)),
-            key=lambda item: -item[1].value,
-        )
-        if len(ranked) < 2:
-            continue
-        (best, cell), rest = ranked[0], ranked[1:]
-        close = [subject for subject, other in rest if other.high >= cell.low]
-        clear = [subject for subject, _ in rest if subject not in close]
-        lead = f"{protocol} {metric}: {best} is ahead with {percent(cell)} %"
-        if not close:
-            told.append(f"{lead}, clear of all others' intervals.")
-        else:
-            cleared = f"; clear of {_listed(clear)}" if clear else ""
-            told.append(f"{lead}, not decided against {_listed(close)}: their intervals overlap{cleared}.")
-    return told
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def series(history: Sequence[Line], name: str) -> list[Point]:

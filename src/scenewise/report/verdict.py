@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from scenewise.report.waiting import WORTH_IT, cure, loading_of
+
 Level = Literal["ok", "warn", "alarm"]
 Unit = Literal["number", "share", "steps"]
 
@@ -68,6 +70,17 @@ SPREAD = Rule(
     alarm=0.1,  # mean cosine 0.99
     trouble="the features are collapsing",
     remedy="a lower learning rate (--lr), a longer warm-up, a slower teacher (method.momentum nearer 1)",
+)
+
+DATA_WAIT = Rule(
+    figure="data_wait",
+    quantity="share of time spent waiting for data",
+    good="below",
+    healthy=WORTH_IT,  # a tenth of the time is all that faster loading could win
+    alarm=0.5,
+    trouble="training waits for its data",
+    remedy="more --workers, a smaller --size, photos stored at a lower resolution or on a faster disk",
+    unit="share",
 )
 
 RULES: tuple[Rule, ...] = (
@@ -181,16 +194,7 @@ RULES: tuple[Rule, ...] = (
         remedy="a higher method.temperature, method.relaxation=hist, more images in a batch (--batch-size)",
         unit="share",
     ),
-    Rule(
-        figure="data_wait",
-        quantity="share of time spent waiting for data",
-        good="below",
-        healthy=0.1,  # a tenth of the time is all that faster loading could win
-        alarm=0.5,
-        trouble="training waits for its data",
-        remedy="more --workers, a smaller --size, photos stored at a lower resolution or on a faster disk",
-        unit="share",
-    ),
+    DATA_WAIT,
 )
 
 # What prevents a collapse differs: negatives in contrastive methods, predictor and teacher elsewhere (SPREAD).
@@ -223,15 +227,21 @@ def sentences(figures: Mapping[str, float | int], *, method: str) -> list[Advice
     """
     advice = [_not_finite(name, float(value)) for name, value in figures.items() if not math.isfinite(value)]
     finite = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+    remedies = {SPREAD.figure: COLLAPSE_REMEDIES.get(method), DATA_WAIT.figure: _cure(finite)}
     for rule in RULES:
         if rule.figure in finite:
-            remedy = COLLAPSE_REMEDIES.get(method) if rule is SPREAD else None
-            advice.append(rule.judge(finite[rule.figure], remedy))
+            advice.append(rule.judge(finite[rule.figure], remedies.get(rule.figure)))
     norms = {name: value for name, value in finite.items() if name.startswith("grad/")}
     advice += _gradients(
         {name: norm * finite.get(name.replace("grad/", "weight/"), 1.0) for name, norm in norms.items()}
     )
     return sorted(advice, key=lambda item: ("alarm", "warn", "ok").index(item.level))
+
+
+def _cure(figures: Mapping[str, float]) -> str | None:
+    """Return what to try where a run waits for its data, as far as its figures say what the loading is spent on."""
+    loading = loading_of(figures)
+    return None if loading is None or DATA_WAIT.figure not in figures else cure(figures[DATA_WAIT.figure], loading)
 
 
 def show(value: float, unit: Unit) -> str:

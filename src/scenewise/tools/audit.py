@@ -23,7 +23,7 @@ from scenewise.tools.audit_advice import Facts, recommend
 from scenewise.tools.audit_duplicates import NEAR, near_pairs, same_content
 from scenewise.tools.audit_figures import Audit
 from scenewise.tools.audit_html import audit_page
-from scenewise.tools.audit_objects import SALIENCY, choose_judge, generator_of
+from scenewise.tools.audit_objects import JUDGE, SALIENCY, choose_judge, generator_of
 from scenewise.tools.audit_pairs import DRAWS, pair_figures
 from scenewise.tools.audit_sample import Measured, ReadingTime, Setting, draw_sample, measure_all, time_reading
 from scenewise.tools.audit_survey import Survey, survey_images
@@ -32,6 +32,7 @@ from scenewise.views.policies import POLICIES
 from scenewise.views.regions import RegionPolicy
 
 LIMIT = 2000  # images decoded: shares over images are then known to about 1 point
+PROPOSALS = "--proposals"  # what names the file that crops are cut by, in errors
 LEAST_SIZE = 16  # pixels of a view, as for `evaluate`
 
 
@@ -70,7 +71,7 @@ def audit_data(
     _check(limit=limit, size=size, proposals=proposals, judge=judge, html=html, overwrite=overwrite)
     parse_spec(data)
     source = open_with_display(data, display, reindex=reindex)
-    proposed, notes = open_proposed(proposals, source, folder=None)
+    proposed, notes = open_proposed(proposals, source, folder=None, field=PROPOSALS)
     chosen, said = choose_judge(judge, source)
     if proposed is not None and generator_of(proposed) == chosen.generator:
         said = [*said, "crops are judged by boxes of the generator that made them: their shares are upper bounds"]
@@ -92,7 +93,7 @@ def _check(
         problems.append(f"--limit: {limit}; at least 1 image has to be looked at")
     if size < LEAST_SIZE:
         problems.append(f"--size: {size}; at least {LEAST_SIZE} pixels")
-    for option, asked in (("--proposals", proposals), ("--judge", judge)):
+    for option, asked in ((PROPOSALS, proposals), (JUDGE, judge)):
         if asked == AUTO:
             problems.append(
                 f"{option}: {AUTO!r} keeps its file in a run's folder; make one with `scenewise propose DATA --out "
@@ -104,8 +105,8 @@ def _check(
         problems.append(f"--html: {str(html)!r} exists; name another file or replace it with --overwrite")
     if problems:
         raise UserError(*problems)
-    check_proposals(proposals)
-    check_proposals(None if judge == SALIENCY else judge)
+    check_proposals(proposals, field=PROPOSALS)
+    check_proposals(None if judge == SALIENCY else judge, field=JUDGE)
 
 
 def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:

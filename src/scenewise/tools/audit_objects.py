@@ -20,6 +20,7 @@ from scenewise.types import Image, Size
 from scenewise.views.decode import Decoded
 
 SALIENCY = "saliency"
+JUDGE = "--judge"  # what names the file, in errors
 # Spectral residual saliency (Hou and Zhang, CVPR 2007), whose map is 64 pixels wide. Blur and threshold (the paper's is
 # 3 means) are ours, chosen on 150 photos of VOC trainval and 128 of COCO train: there the share of random crop pairs
 # with an object in common is 0.94 and 0.91 by these regions, 0.93 and 0.92 by the labels.
@@ -56,14 +57,14 @@ def choose_judge(asked: str | None, source: Source) -> tuple[Judge, list[str]]:
     if isinstance(source, HasBoxes) and asked in (None, LABELS):
         return Judge(LABELS, LABELS, Labelled(source)), []
     if asked == LABELS:
-        raise UserError(f"--judge: {source.spec} has no labelled boxes; name a file of proposals, or {SALIENCY}")
+        raise UserError(f"{JUDGE}: {source.spec} has no labelled boxes; name a file of proposals, or {SALIENCY}")
     if asked in (None, SALIENCY):
         said = (
             "objects are regions that stand out (spectral residual saliency), found on the fly: an estimate of where "
             "objects are, not of their number (photos of single objects give as many)"
         )
         return Judge("proposals made on the fly (spectral residual saliency)", SALIENCY, Salient()), [said]
-    proposed = open_proposals(Path(asked), source)
+    proposed = open_proposals(Path(asked), source, field=JUDGE)
     generator = generator_of(proposed)
     said = f"objects are the best {BEST} proposals of {asked} that overlap no better one by more than {MAX_IOU}"
     return Judge(f"proposals of {asked} ({generator})", generator, BestProposals(proposed)), [said]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,7 @@ class Comparison:
 
     def sentences(self) -> list[str]:
         """Return in words what the differences in each protocol's main figure say."""
-        main = set(self.table().main().columns)
-        told = [difference for difference in self.differences if (difference.protocol, difference.metric) in main]
-        return sentences(told, self.published)
+        return main_sentences(self.table(), self.differences, self.published)
 
     def to_markdown(self) -> str:
         """Return the table, the sentences and the notes."""
@@ -136,7 +134,7 @@ def compare_subjects(
     reference = against if against in names else names[0]
     published = {subject.name: name for subject in loaded if (name := published_name(subject)) is not None}
     with display.bar("comparing", None):
-        found = tuple(_differences(evaluations, reference, published))
+        found = tuple(paired_differences(evaluations, _pairs(names, reference, published)))
     told = _reference_note(subjects, against, reference)
     comparison = Comparison(
         evaluations=evaluations,
@@ -150,6 +148,14 @@ def compare_subjects(
         with writing(html):
             write_comparison(html, comparison.page())
     return comparison
+
+
+def main_sentences(
+    table: ComparisonTable, differences: Sequence[Difference], published: Mapping[str, str]
+) -> list[str]:
+    """Return in words what the differences in each protocol's main figure say; published: see `Comparison`."""
+    main = set(table.main().columns)
+    return sentences([each for each in differences if (each.protocol, each.metric) in main], published)
 
 
 def load_all(subjects: Sequence[str], terms: Terms, *, skip_missing: bool) -> tuple[list[Subject], list[str]]:
@@ -253,13 +259,17 @@ def _judge_all(
     return found
 
 
-def _differences(evaluations: Sequence[Evaluation], against: str, published: Mapping[str, str]) -> list[Difference]:
-    """Return every subject minus the reference, then every other subject minus each published one."""
-    known = {evaluation.subject: evaluation for evaluation in evaluations}
-    pairs = [(name, against) for name in known if name != against]
-    pairs += [
-        (name, other) for other in published for name in known if name not in published and against not in (name, other)
+def _pairs(names: Sequence[str], against: str, published: Collection[str]) -> list[tuple[str, str]]:
+    """Return every subject with the reference, then every other subject with each published one."""
+    pairs = [(name, against) for name in names if name != against]
+    return pairs + [
+        (name, other) for other in published for name in names if name not in published and against not in (name, other)
     ]
+
+
+def paired_differences(evaluations: Sequence[Evaluation], pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+    """Return first minus second of each pair of subjects, in every figure that both have."""
+    known = {evaluation.subject: evaluation for evaluation in evaluations}
     return [
         Difference(
             first=first,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.report.records import ComparisonTable
-from scenewise.tools.compare import comparison_markdown
-from scenewise.tools.judge import judge
+from scenewise.tools.compare import comparison_markdown, main_sentences, paired_differences
+from scenewise.tools.judge import Terms, judge
 from scenewise.tools.report import report_run, report_runs
 
 DATA = "synthetic:1500"  # what two cores train on twice, and evaluate three times, in about five minutes
@@ -53,27 +54,34 @@ def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, display: Disp
             run = pretrain_run(build(demo_tree(method, seed)), out / method, overwrite=True, display=display)
             report_run(run.folder)
             results.append(_judge(str(run.folder), name, seed, display))
-        _write_story(out, results, seed)
+        told = _write_story(out, results, seed)
     best = out / list(METHODS)[-1]
     display.say(comparison_markdown(results))
+    for sentence in told:
+        display.say(sentence)
     display.say(f"report: {out / 'report.html'}")
     display.say(f"backbone: {best}  (scenewise export {best} --format timm --out backbone.pth)")
     return out
 
 
-def _write_story(out: Path, results: Sequence[Evaluation], seed: int) -> None:
+def _write_story(out: Path, results: Sequence[Evaluation], seed: int) -> list[str]:
+    """Write the figures and the page; return what may be said of every two subjects, the later against the earlier."""
     content = [result.to_json() for result in results]
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    table = ComparisonTable.from_results(content)
+    pairs = [(later, earlier) for earlier, later in itertools.combinations(table.subjects, 2)]
+    told = main_sentences(table, paired_differences(results, pairs), published={})
     said = f"{DATA}, {BACKBONE} at {SIZE} px, {EPOCHS} epochs, seed {seed}: no evidence for a method."
     report_runs(
         [out / method for method in METHODS],
         out / "report.html",
         title="Scenewise demo: generated scenes",
-        table=ComparisonTable.from_results(content),
-        notes=[said],
+        table=table,
+        notes=[*told, said],
     )
+    return told
 
 
 def _judge(subject: str, name: str, seed: int, display: Display) -> Evaluation:
-    found = judge(subject, DATA, protocols=("knn", "linear"), size=SIZE, seed=seed, display=display)
+    found = judge(subject, DATA, Terms(size=SIZE, seed=seed), display=display)
     return dataclasses.replace(found, subject=name)

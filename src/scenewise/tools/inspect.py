@@ -5,28 +5,83 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scenewise.engine.checkpoints import Checkpoint, load_checkpoint
 from scenewise.engine.config import RunConfig, Tree, build, flatten, read_yaml
 from scenewise.engine.display import Display, Quiet
-from scenewise.engine.folder import CONFIG, LAST, writing
+from scenewise.engine.folder import CONFIG, LAST, PROPOSALS, writing
 from scenewise.engine.proposed import AUTO, check_crops, check_proposals
 from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.methods.univip import UniVIP
+from scenewise.proposals.store import FIELD
 from scenewise.report.view_sheet import SeenPhoto, view_sheet
 from scenewise.sources import Source, parse_spec
 from scenewise.tools.report import spread
 from scenewise.tools.restore import restore_method
 from scenewise.tools.seen import Seen, see
+from scenewise.types import Skip, View
 from scenewise.views.collate import collate, normalise
 from scenewise.views.opencv import use_one_thread
+from scenewise.views.policies import policy_name
 
 COUNT = 6  # photos
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What a method sees: the sheet, and where each view of each photo was cut.
+
+    keys: of the photos, in their order. skipped: the photos that cannot be read. epoch: from 1.
+    """
+
+    file: Path
+    config: RunConfig
+    data: str
+    epoch: int
+    photos: Sequence[SeenPhoto]
+    keys: Sequence[str]
+    skipped: Sequence[Skip]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `scenewise inspect --json` writes; boxes are x1, y1, x2, y2 in pixels of the upright photo."""
+        return {
+            "file": str(self.file),
+            "data": self.data,
+            "method": self.config.method,
+            "crops": policy_name(self.config.crops),
+            "size": self.config.data.size,
+            "seed": self.config.seed,
+            "epoch": self.epoch,
+            "photos": [_photo_json(photo, key) for photo, key in zip(self.photos, self.keys, strict=True)],
+            "skipped": [{"image": skip.key, "reason": skip.reason} for skip in self.skipped],
+        }
+
+
+def _photo_json(photo: SeenPhoto, key: str) -> dict[str, Any]:
+    """Return where a photo's views were cut, slot by slot, what the policy counted, and its transport plan or None."""
+    regions = photo.regions
+    return {
+        "image": key,
+        "index": photo.index,
+        "height": photo.photo.shape[0],
+        "width": photo.photo.shape[1],
+        "views": {
+            slot: [
+                {"box": box, "kind": View(kind).name.lower()}
+                for box, kind in zip(boxes.tolist(), regions.kinds[slot].tolist(), strict=True)
+            ]
+            for slot, boxes in regions.boxes.items()
+        },
+        "figures": {name: float(value) for name, value in regions.figures.items()},
+        "transport_plan": None if photo.plan is None else photo.plan.tolist(),
+    }
 
 
 def inspect_data(
@@ -39,8 +94,8 @@ def inspect_data(
     overwrite: bool = False,
     reindex: bool = False,
     display: Display | None = None,
-) -> Path:
-    """Write a PNG of what a method sees of `count` photos, spread over the data, in an epoch (from 1); return it.
+) -> Inspection:
+    """Write a PNG of what a method sees of `count` photos, spread over the data, in an epoch (from 1).
 
     run: a run folder whose configuration this is (`run_tree`), other data or crops apart; where UniVIP has trained it,
     the transport plan of each photo is drawn too, by the weights of its last checkpoint. Photos that cannot be read are
@@ -63,7 +118,15 @@ def inspect_data(
         display.say(f"note: no transport plan is drawn: this run of {config.method} matches no objects")
     with writing(out):
         _write(out, view_sheet(photos, heading=heading))
-    return out
+    return Inspection(
+        file=out,
+        config=config,
+        data=source.spec,
+        epoch=epoch,
+        photos=photos,
+        keys=[source[photo.index].key for photo in photos],
+        skipped=seen.skipped,
+    )
 
 
 def run_tree(run: Path) -> Tree:
@@ -150,13 +213,13 @@ def _check_same(config: RunConfig, run: Path) -> None:
 
 
 def _check_proposals(config: RunConfig, run: Path | None) -> None:
-    asked = config.data.proposals
-    if asked == AUTO and run is None:
+    asked, has_own = config.data.proposals, run is not None and (run / PROPOSALS).exists()
+    if asked == AUTO and not has_own:
         raise UserError(
-            f"--proposals: {AUTO!r} keeps its file in a run's folder; make one with `scenewise propose "
+            f"{FIELD}: {AUTO!r} keeps its file in a run's folder; make one with `scenewise propose "
             f"{config.data.source} --out proposals.arrow` and name it, or a run that has made them: --run RUN"
         )
-    check_crops(config.crops, asked, config.data.source)
+    check_crops(config.crops, asked, config.data.source, auto=has_own)
     check_proposals(asked)
 
 

@@ -31,7 +31,7 @@ from scenewise.views.opencv import use_one_thread
 class Terms:
     """What subjects are judged by, the same for each of them; `options`, `epochs`, `iterations`: see `evaluate_exam`.
 
-    size: side in pixels, instead of each subject's own. device: as torch names it.
+    size: side in pixels, instead of each subject's own. device: cpu, cuda or auto.
     """
 
     protocols: Sequence[str] = ("knn", "linear")
@@ -42,7 +42,7 @@ class Terms:
     limit: int | None = None
     min_positives: int = 1
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     workers: int = 0
 
     def choose(self) -> Chosen:
@@ -61,7 +61,7 @@ class Terms:
             seed=self.seed,
             limit=self.limit,
             min_positives=self.min_positives,
-            device=torch.device(self.device),
+            device=torch.device(choose_device(self.device)),
             workers=self.workers,
             progress=progress,
         )
@@ -70,47 +70,26 @@ class Terms:
 def judge(
     subject: str,
     data: str,
+    terms: Terms,
     *,
     test_data: str | None = None,
-    protocols: Sequence[str] = ("knn", "linear"),
-    size: int | None = None,
-    limit: int | None = None,
-    min_positives: int = 1,
-    options: Options | None = None,
-    epochs: int | None = None,
-    iterations: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = 0,
     reindex: bool = False,
     display: Display | None = None,
 ) -> Evaluation:
-    """Return the figures of `protocols` for a subject, learnt on `data`'s training split, tested on its test split.
+    """Return the figures of a subject, learnt on `data`'s training split, tested on its test split or on `test_data`.
 
-    `test_data`: what to test on instead. `options`, `epochs`, `iterations`: see `evaluate_exam`. Raises UserError for
-    wrong input, before any work.
+    Raises UserError for wrong input, before any work.
     """
     display = display or Quiet()
-    terms = Terms(
-        protocols=protocols,
-        options=options or {},
-        epochs=epochs,
-        iterations=iterations,
-        size=size,
-        limit=limit,
-        min_positives=min_positives,
-        seed=seed,
-        device=choose_device(device),
-        workers=workers,
-    )
     check_names(terms, data, test_data)
-    loaded = load_subject(subject, seed=seed, size=size)
+    loaded = load_subject(subject, seed=terms.seed, size=terms.size)
     train, test = open_splits(data, test_data, display, reindex=reindex)
     return judge_subject(loaded, train, test, terms, display=display, title=f"evaluating {subject}")
 
 
 def check_names(terms: Terms, data: str, test_data: str | None) -> None:
-    """Raise UserError for protocols, settings and kinds of data that do not exist, before anything is opened."""
+    """Raise UserError for protocols, settings, devices and kinds of data that do not exist, before any is opened."""
+    choose_device(terms.device)
     terms.choose()
     for spec in filter(None, (data, test_data)):
         parse_spec(spec)

@@ -17,8 +17,14 @@ from scenewise.views.regions import Regions
 Sample = tuple[int, Mapping[str, np.ndarray], Regions]  # index, views (V, S, S, 3), where they were cut
 
 
-def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = ()) -> Batch:
-    """Return the batch of B samples: views (V, B, 3, S, S) uint8, channels last in memory; boxes (V, B, 4) float32."""
+Numbers = Mapping[str, np.ndarray]  # slot -> (V, 12): what is still to be done to an image's views
+
+
+def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = (), photometry: Sequence[Numbers] = ()) -> Batch:
+    """Return the batch of B samples: views (V, B, 3, S, S) uint8, channels last in memory; boxes (V, B, 4) float32.
+
+    photometry: of each sample, where its views are to be finished on the device.
+    """
     slots, regions = samples[0][1], [regions for _, _, regions in samples]
     return Batch(
         index=torch.tensor([index for index, _, _ in samples], dtype=torch.int64),
@@ -30,6 +36,9 @@ def collate(samples: Sequence[Sample], skipped: Sequence[Skip] = ()) -> Batch:
         boxes={slot: torch.from_numpy(np.stack([each.boxes[slot] for each in regions], axis=1)) for slot in slots},
         kinds={slot: torch.from_numpy(np.stack([each.kinds[slot] for each in regions], axis=1)) for slot in slots},
         figures={name: torch.tensor([each.figures[name] for each in regions]) for name in regions[0].figures},
+        photometry={slot: torch.from_numpy(np.stack([each[slot] for each in photometry], axis=1)) for slot in slots}
+        if photometry
+        else {},
         skipped=tuple(skipped),
     )
 

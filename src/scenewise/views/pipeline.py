@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +14,8 @@ from scenewise.errors import UserError, unknown_name
 from scenewise.types import Record
 from scenewise.views.augmentations import augmentation
 from scenewise.views.decode import decode
-from scenewise.views.photometric import render
+from scenewise.views.meter import Meter
+from scenewise.views.photometric import CHANCES, Photometry, apply, crop_and_resize, draw
 from scenewise.views.regions import RegionPolicy, Regions
 from scenewise.views.slots import Slot, full_size
 
@@ -29,32 +31,61 @@ def make_views(
     seed: int,
     epoch: int,
     proposals: np.ndarray | None = None,
+    finished: bool = True,
+    meter: Meter | None = None,
 ) -> tuple[dict[str, np.ndarray], Regions]:
     """Return the views of one image, slot -> (V, S, S, 3) uint8, and where they were cut.
 
-    The slots have the run's sizes (`scale_slots`); the largest of them over 224 scales the blur. Boxes are in pixels of
-    the full-size upright photo. Raises ImageError where the image cannot be read.
+    The slots have the run's sizes (`scale_slots`). Boxes are in pixels of the full-size upright photo. Not `finished`:
+    cut and resized only, for what `draw_views` says to be done on the device. `meter` is told what reading and decoding
+    took. Raises ImageError where the image cannot be read.
     """
     chance = keys.generator(seed, "regions", epoch, record.index)
     regions = policy(record.size, proposals, slots, chance)
     crops = [(box, slots[name].size) for name, boxes in regions.boxes.items() for box in boxes]
-    decoded = decode(record.read(), record.size, record.orientation, boxes_and_outputs=crops)
-    views = {}
-    for name, slot in slots.items():
-        wanted, boxes = augmentation(slot.augmentation), decoded.locate(regions.boxes[name])
-        rendered = [
-            render(
-                decoded.pixels,
-                box,
-                wanted,
-                size=slot.size,
-                blur_scale=full_size(slots),
-                generator=keys.generator(seed, "pixels", epoch, record.index, name, number),
-            )
-            for number, box in enumerate(boxes)
-        ]
-        views[name] = np.stack(rendered)
+    began = time.perf_counter()
+    data = record.read()
+    there = time.perf_counter()
+    decoded = decode(data, record.size, record.orientation, boxes_and_outputs=crops)
+    if meter is not None:
+        meter.add(data, record.size, read=there - began, decode=time.perf_counter() - there)
+    views = {
+        name: np.stack(
+            [crop_and_resize(decoded.pixels, box, size=slot.size) for box in decoded.locate(regions.boxes[name])]
+        )
+        for name, slot in slots.items()
+    }
+    if finished:
+        for name, drawn in draw_views(slots, seed=seed, epoch=epoch, index=record.index).items():
+            views[name] = np.stack([apply(view, each) for view, each in zip(views[name], drawn, strict=True)])
     return views, regions
+
+
+def draw_views(slots: Mapping[str, Slot], *, seed: int, epoch: int, index: int) -> dict[str, list[Photometry]]:
+    """Return what each view of an image gets beside its region, slot -> V of them, each from its own key (law 2).
+
+    The largest of the slots over 224 scales the blur.
+    """
+    scale = full_size(slots)
+    return {
+        name: [
+            draw(
+                augmentation(slot.augmentation),
+                keys.uniforms(seed, "pixels", epoch, index, name, number, count=CHANCES),
+                blur_scale=scale,
+            )
+            for number in range(slot.count)
+        ]
+        for name, slot in slots.items()
+    }
+
+
+def largest_sigma(slots: Mapping[str, Slot], name: str) -> float:
+    """Return the largest sigma of the blur that a view of the slot can get, in its pixels; 0 where none is blurred."""
+    wanted = augmentation(slots[name].augmentation)
+    if wanted.blur == 0:
+        return 0.0
+    return wanted.blur_sigma[1] * (full_size(slots) if wanted.blur_scales else 1.0)
 
 
 def test_view(

@@ -11,7 +11,8 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from scenewise.errors import UserError
-from scenewise.evaluate.neighbours import nearest
+from scenewise.evaluate.metrics import knn_votes
+from scenewise.evaluate.neighbours import nearest, vote_weights
 from scenewise.evaluate.protocol import Protocol, frozen
 from scenewise.evaluate.task import Outcome, Part, Task
 
@@ -71,27 +72,22 @@ def run(task: Task, config: Config) -> Outcome:
 
 def votes(task: Task, config: Config) -> Float64[Tensor, "queries classes"]:
     """Return each test image's share of its neighbours' weights for each class (N, C)."""
-    vote = multi_label_votes if task.multi_label else single_label_votes
-    return vote(task.train, task.test.features, classes=len(task.classes), config=config)
+    if task.multi_label:
+        return multi_label_votes(task.train, task.test.features, classes=len(task.classes), config=config)
+    return knn_votes(
+        task.test.features,
+        task.train.features,
+        task.train.labels,
+        classes=len(task.classes),
+        k=config.k,
+        temperature=_sharpness(config),
+        normalise=config.normalise,
+    )
 
 
-def vote_weights(similarity: Float[Tensor, "queries k"], config: Config) -> Float64[Tensor, "queries k"]:
-    """Return what each neighbour counts, up to a factor for each query."""
-    if config.vote == "majority":
-        return torch.ones_like(similarity, dtype=torch.float64)  # whole numbers, so that ties are exact
-    return (similarity.double() / config.temperature).softmax(dim=1)
-
-
-def single_label_votes(
-    bank: Part, queries: Float[Tensor, "queries features"], *, classes: int, config: Config
-) -> Float64[Tensor, "queries classes"]:
-    """Return for each query (N, C) the share of the neighbours' weights that is of the class."""
-    scores = torch.zeros(len(queries), classes, dtype=torch.float64, device=queries.device)
-    for chunk, similarity, rows in nearest(queries, bank.features, k=config.k, normalise=config.normalise):
-        weights = vote_weights(similarity, config)
-        found = scores[chunk].scatter_add(1, bank.labels[rows].long(), weights)
-        scores[chunk] = found / weights.sum(dim=1, keepdim=True)
-    return scores
+def _sharpness(config: Config) -> float | None:
+    """Return the temperature that the vote has, None where every neighbour counts the same."""
+    return config.temperature if config.vote == "exp" else None
 
 
 def multi_label_votes(
@@ -106,7 +102,7 @@ def multi_label_votes(
     prior = present.sum(dim=0) / judged.sum(dim=0).clamp_min(1)  # (C,)
     scores = torch.empty(len(queries), classes, dtype=torch.float64, device=queries.device)
     for chunk, similarity, rows in nearest(queries, bank.features, k=config.k, normalise=config.normalise):
-        weights = vote_weights(similarity, config)[:, None]  # (chunk, 1, k)
+        weights = vote_weights(similarity, temperature=_sharpness(config))[:, None]  # (chunk, 1, k)
         mass = (weights @ judged[rows])[:, 0]  # (chunk, C)
         share = (weights @ present[rows])[:, 0] / mass
         scores[chunk] = torch.where(mass > 0, share, prior)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from scenewise import keys
@@ -23,9 +23,9 @@ from scenewise.errors import UserError
 from scenewise.evaluate.batched_precision import batched_precision_statistic
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.figures import precision_statistic
+from scenewise.evaluate.held_out import hold_out, judge
 from scenewise.evaluate.linear_layers import Layers, Standardise
 from scenewise.evaluate.linear_recipes import RECIPES, train
-from scenewise.evaluate.metrics import mean_average_precision
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Part, Task
 from scenewise.evaluate.training import length
@@ -187,30 +187,6 @@ def choose(part: Part, grid: list[Point], classes: int, *, seed: int, config: Co
 
 def _sentence(point: Point, how: str) -> str:
     return f"linear: learning rate {point[0]:g}, weight decay {point[1]:g}, {how}"
-
-
-def judge(scores: Float[Tensor, "images classes"], labels: Shaped[Tensor, "images ..."]) -> float:
-    """Return the accuracy, or the mAP in the step form, NaN where there is no positive."""
-    labels = labels.cpu()
-    if not scores.isfinite().all():
-        return math.nan
-    if labels.dim() == 2:
-        return mean_average_precision(scores, labels)
-    return float((scores.argmax(dim=1) == labels).double().mean())
-
-
-def hold_out(labels: Shaped[Tensor, "images ..."], *, share: float, seed: int) -> Bool[Tensor, " images"]:
-    """Return a seeded mask of about that share of the images, class by class where an image has one class."""
-    chance = keys.generator(seed, "linear", "held out")
-    order = torch.from_numpy(chance.permutation(len(labels))).to(labels.device)
-    held = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-    if labels.dim() == 2:
-        held[order[: round(share * len(labels))]] = True
-        return held
-    for number in labels.long().bincount().nonzero()[:, 0]:
-        members = order[labels[order] == number]
-        held[members[: round(share * len(members))]] = True
-    return held
 
 
 def fit(part: Part, grid: list[Point], classes: int, *, seed: int, config: Config) -> Layers:

@@ -180,12 +180,14 @@ def _sentence(train: ObjectFeatures, test: ObjectFeatures, config: Config) -> st
 def _counts(
     exam: Exam, found: Mapping[str, ObjectFeatures], train: ObjectFeatures, test: ObjectFeatures
 ) -> dict[str, int]:
-    counts = {"classes": len(np.unique(train.objects.labels))}
+    counts = exam.counts(
+        classes=len(np.unique(train.objects.labels)),
+        train=len(np.unique(train.objects.image)),
+        test=len(np.unique(test.objects.image)),
+        skipped={part: each.skipped for part, each in found.items()},
+    )
     for part, used in (("train", train), ("test", test)):
         counts |= {
-            f"{part}_images": len(np.unique(used.objects.image)),
-            f"{part}_skipped": len(found[part].skipped),
-            f"{part}_in_source": len(exam.source(part)),
             f"{part}_boxes": len(used.objects),
             f"{part}_boxes_ignored": used.objects.ignored,
             f"{part}_boxes_small": used.objects.small,

@@ -143,6 +143,7 @@ def run(exam: Exam, config: Config) -> Outcome:
     network, how = train_network(exam, config, train)
     names = (BACKGROUND, *exam.train.classes)
     counts = torch.stack([count.cpu() for count in _counted(exam, network, test)])  # (N, 3, K)
+    skipped = {"train": train.skipped, "test": test.skipped}
     notes = [
         note
         for part, scenes in (("train", train), ("test", test))
@@ -162,16 +163,8 @@ def run(exam: Exam, config: Config) -> Outcome:
             *_missing("test", names, lambda number: bool(seen[number])),
             *_constant(counts, names),
         ),
-        counts={
-            "classes": len(exam.train.classes),
-            "train_images": len(train),
-            "test_images": len(test),
-            "train_skipped": len(train.skipped),
-            "test_skipped": len(test.skipped),
-            "train_in_source": len(exam.train),
-            "test_in_source": len(exam.test),
-        },
-        skipped={"train": train.skipped, "test": test.skipped},
+        counts=exam.counts(classes=len(exam.train.classes), train=len(train), test=len(test), skipped=skipped),
+        skipped=skipped,
     )
 
 

@@ -23,6 +23,7 @@ from scenewise import keys
 from scenewise.errors import UserError
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.features import Look
+from scenewise.evaluate.labels import listed
 from scenewise.evaluate.linear_svm import (
     Costs,
     check_grid,
@@ -51,7 +52,7 @@ class Config:
     """
 
     costs: Costs = "openselfsup"  # what most published figures were made with: OpenSelfSup, DenseCL, ORL
-    folds: int = 3  # tools/svm/train_svm_kfold.py; fewer for a class with fewer positives
+    folds: int = 3  # tools/svm/train_svm_kfold.py; fewer for a class with fewer images, which a note says
     # Training images of which the class was not judged are negatives (tools/svm/train_svm_kfold.py; in VOC these are
     # the "difficult" ones). In testing they never count.
     difficult_as_negative: bool = True
@@ -107,7 +108,7 @@ def classify(
         *(
             _choice_notes(task.classes, grid, chosen, folds, wanted=config.folds)
             if common is None
-            else [_common_note(grid, common)]
+            else _common_notes(task.classes, present, grid, common, wanted=config.folds)
         ),
         *_label_notes(~judged, config, everywhere=everywhere),
         *unfinished_note("svm", unfinished, fits),
@@ -157,7 +158,8 @@ def choose_common_cost(
 
     Also the number of folds, and how many fits had not converged. The benchmark has several classes an image and takes
     a C a class by its ranking; an answer among classes compares the margins of all of them, which only one C makes
-    comparable (measured on 300 small photos of 10 classes: 17 % right with a C a class, 24 % with C = 1 for all).
+    comparable (measured on 300 small photos of 10 classes: the SVMs name the class of 17 % of the test photos with a C
+    a class, of 24 % with C = 1 for all).
     """
     numbers = present.argmax(axis=1)
     parts = min(folds, int(present.sum(axis=0).max()))
@@ -179,12 +181,26 @@ def choose_common_cost(
     return int(right.argmax()), parts, unfinished
 
 
-def _common_note(grid: Sequence[float], common: tuple[int, int, int]) -> str:
+def _common_notes(
+    classes: Sequence[str],
+    present: Bool[np.ndarray, "images classes"],
+    grid: Sequence[float],
+    common: tuple[int, int, int],
+    *,
+    wanted: int,
+) -> list[str]:
+    """Return sentences on the one value of C, and on the classes that had too few images for the folds."""
     place, parts, _ = common
     if not parts:
-        return f"svm: C = {grid[place]:g} for all classes, not chosen"
+        return [f"svm: C = {grid[place]:g} for all classes, not chosen"]
     how = f"by {parts}-fold accuracy on the training images"
-    return f"svm: C = {grid[place]:g} for all classes, of {len(grid)} values, {how}"
+    notes = [f"svm: C = {grid[place]:g} for all classes, of {len(grid)} values, {how}"]
+    if parts < wanted:
+        notes.append(f"svm: {parts} folds instead of {wanted}: no class has more training images")
+    few = [name for name, images in zip(classes, present.sum(axis=0), strict=True) if images < parts]
+    if few:
+        notes.append(f"svm: fewer training images than the {parts} folds, so in some folds only: {listed(few)}")
+    return notes
 
 
 def _choice_notes(
@@ -192,20 +208,20 @@ def _choice_notes(
 ) -> list[str]:
     """Return sentences on the values of C, and on the classes that had too few images for the folds wanted."""
     counts = sorted(Counter(grid[place] for place in chosen).items())
-    listed = ", ".join(f"{cost:g} ({count})" for cost, count in counts)
+    counted = ", ".join(f"{cost:g} ({count})" for cost, count in counts)
     if len(grid) == 1:
         return [f"svm: C = {grid[0]:g} for all classes, not chosen"]
+    most = max(folds)
     how = (
-        f"svm: C of each class by {wanted}-fold average precision on the training images, from {len(grid)} values; "
-        f"chosen, and by how many classes: {listed}"
+        f"svm: C of each class by {most}-fold average precision on the training images, from {len(grid)} values; "
+        f"chosen, and by how many classes: {counted}"
     )
     few = {parts: [name for name, own in zip(classes, folds, strict=True) if own == parts] for parts in set(folds)}
-    notes = [how]
+    notes = [how] if most else []
     for parts in sorted(parts for parts in few if parts < wanted):
         what = f"{parts} folds" if parts else f"the middle C, {grid[middle_cost(grid)]:g}, not chosen"
         notes.append(
-            f"svm: too few training images with or without the class for {wanted} folds, {what}: "
-            f"{', '.join(few[parts])}"
+            f"svm: too few training images with or without the class for {wanted} folds, {what}: {listed(few[parts])}"
         )
     return notes
 
@@ -225,6 +241,11 @@ def _label_notes(
 
 def _check(exam: Exam, config: Config) -> None:
     check_settings(config)
+    images = len(exam.images("train", "labels"))
+    if config.folds > images:
+        raise UserError(
+            f"svm.folds: {config.folds} is more than the {images} training images; allowed are 2..{images}, published 3"
+        )
     check_look(exam, config.grid, title="svm")
 
 
