@@ -17,6 +17,7 @@ from PIL import Image
 
 from scenewise import api, cli
 from scenewise.backbones import load_subject
+from scenewise.cli.options import PROTOCOL_NAMES
 from scenewise.engine.config import flat_settings
 from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.protocols import load_protocol
@@ -289,7 +290,7 @@ def test_protocols_are_listed_with_what_can_be_set(capsys: pytest.CaptureFixture
     assert "  knn.k=20" in lines
     assert any(line.startswith("  linear.iterations=") for line in lines)
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert ", ".join(names) == cli.PROTOCOL_NAMES
+    assert ", ".join(names) == PROTOCOL_NAMES
     page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
     assert [name for name in names if f"| `{name}` |" not in page] == []
     given = [line.strip() for line in lines if line.startswith(" ")]

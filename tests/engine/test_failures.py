@@ -21,7 +21,8 @@ import yaml
 from scenewise.engine import checkpoints
 from scenewise.engine.checkpoints import load_checkpoint
 from scenewise.engine.config import to_yaml
-from scenewise.engine.loop import Loop, fetch
+from scenewise.engine.data import fetch
+from scenewise.engine.loop import Loop
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import UserError
 

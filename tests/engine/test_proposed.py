@@ -29,7 +29,8 @@ from scenewise.engine.loop import Loop
 from scenewise.engine.plan import unused_objects
 from scenewise.engine.processes import gather_objects, while_others_wait
 from scenewise.engine.proposed import LABELLED, StoredProposals, check_proposals, open_proposals, open_proposed
-from scenewise.engine.proposing import partial_file, propose, skipped_file
+from scenewise.engine.proposing import propose
+from scenewise.engine.proposing_files import partial_file, skipped_file
 from scenewise.engine.run import Run
 from scenewise.errors import Interrupted, UserError
 from scenewise.methods import method_class

@@ -22,7 +22,8 @@ from scenewise import keys
 from scenewise.engine import proposing
 from scenewise.engine.display import Quiet
 from scenewise.engine.proposed import LABELLED
-from scenewise.engine.proposing import Made, partial_file, propose, skipped_file
+from scenewise.engine.proposing import Made, propose
+from scenewise.engine.proposing_files import partial_file, skipped_file
 from scenewise.errors import Interrupted, UserError
 from scenewise.proposals.base import Generator, Proposals
 from scenewise.proposals.generators import make_generator

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scenewise.engine import loop, watch
+from scenewise.engine import loop, plan, watch
 from scenewise.engine.config import RunConfig
 from scenewise.engine.display import Quiet
 from scenewise.engine.run import pretrain_run
@@ -102,7 +102,7 @@ def test_a_run_says_once_what_would_cure_its_waiting_and_is_the_same_run(
     still = pretrain_run(settings(), tmp_path / "still", display=Quiet())
     monkeypatch.setattr(Stopwatch, "between", slow)
     monkeypatch.setattr(loop, "FIRST_STEPS", 3)
-    monkeypatch.setattr(loop, "cores_of_process", lambda: 4)
+    monkeypatch.setattr(plan, "cores_of_process", lambda: 4)
     display = Quiet()
     run = pretrain_run(settings(), tmp_path / "run", display=display)  # 2 epochs of 5 steps of 8 images
     assert [images for images, _ in seen] == [3 * 8, 5 * 8, 5 * 8]  # the first steps once, then the epochs

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from scenewise.proposals.store import Origin, Row
+from scenewise.proposals.rows import Row
+from scenewise.proposals.store import Origin
 
 
 def make_row(number: int, *, boxes: int | None = None) -> Row:

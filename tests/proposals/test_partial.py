@@ -12,7 +12,8 @@ import pytest
 
 from scenewise.errors import UserError
 from scenewise.proposals.partial import Partial, start_partial
-from scenewise.proposals.store import Origin, Row, write_store
+from scenewise.proposals.rows import Row
+from scenewise.proposals.store import Origin, write_store
 
 Rows = Callable[[int], list[Row]]
 MakeOrigin = Callable[..., Origin]

@@ -13,7 +13,8 @@ from scipy.stats import ks_2samp, kstest
 from scenewise.errors import UserError
 from scenewise.proposals.grid import Grid
 from scenewise.proposals.random_boxes import AREAS, ASPECTS, COUNT, RandomBoxes
-from scenewise.proposals.store import Origin, Row, write_store
+from scenewise.proposals.rows import Row
+from scenewise.proposals.store import Origin, write_store
 
 PIXELS = np.zeros((300, 400, 3), np.uint8)
 

@@ -15,7 +15,8 @@ import pytest
 
 from scenewise.errors import UserError
 from scenewise.proposals import store as store_module
-from scenewise.proposals.store import ROWS, SCHEMA, Origin, Row, Store, read_header, record_batch, write_store
+from scenewise.proposals.rows import SCHEMA, Row, record_batch
+from scenewise.proposals.store import ROWS, Origin, Store, read_header, write_store
 
 Rows = Callable[[int], list[Row]]
 MakeOrigin = Callable[..., Origin]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from scenewise import api, cli
 from scenewise.errors import UserError
-from scenewise.proposals.store import Origin, Row, write_store
+from scenewise.proposals.rows import Row
+from scenewise.proposals.store import Origin, write_store
 from scenewise.sources import open_source
 from scenewise.tools.audit_figures import Audit
 from scenewise.views.policies import POLICIES

@@ -152,6 +152,20 @@ def make_loader(parts: Parts, *, first_step: int, workers: int, pin_memory: bool
     )
 
 
+def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:
+    """Return what the loader has next; the death of one of its processes is told in words."""
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        reason = death_of_worker(error)
+        if reason is None:
+            raise
+        return UserError(
+            f"engine.workers: a process that reads images died ({reason}), often for lack of memory.\n"
+            "Go on with --resume, perhaps with fewer --workers"
+        )
+
+
 def death_of_worker(error: RuntimeError) -> str | None:
     """Return what torch's loader says of a process of its own that died; None where the error is another."""
     died = any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal"))

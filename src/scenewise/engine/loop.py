@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from scenewise.distributed import world_size
 from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
 from scenewise.engine.config import to_yaml
-from scenewise.engine.data import Parts, death_of_worker, make_loader
+from scenewise.engine.data import Parts, fetch, make_loader
 from scenewise.engine.display import Bar, Display
 from scenewise.engine.folder import LAST, writing
 from scenewise.engine.logs import MetricsLog, NoLog, write_skipped
-from scenewise.engine.plan import Plan, cores_of_process
+from scenewise.engine.plan import Plan, loader_facts
 from scenewise.engine.processes import gather_objects, highest, together
 from scenewise.engine.signals import Signals
+from scenewise.engine.skipped import check_skipped
 from scenewise.engine.step import Stepper, Taken
 from scenewise.engine.watch import FIRST_STEPS, Stopwatch
 from scenewise.errors import Interrupted, UserError
@@ -179,7 +180,8 @@ class Loop:
             if count == start_up + FIRST_STEPS:
                 self._say_waiting(watch.between(first, now, images=FIRST_STEPS * schedule.batch_size))
             due = ends_epoch if every is None else self.state.step % every == 0
-            stop, done = self._stopping(signals), self.state.step == schedule.steps
+            # a signal that any of the processes received: all of them stop after the same step
+            stop, done = highest(signals.received), self.state.step == schedule.steps
             if not (ends_epoch or due or stop or done):
                 continue
             line = self._figures(taken, before, watch)
@@ -278,10 +280,6 @@ class Loop:
             self.save("best")
         return figures
 
-    def _stopping(self, signals: Signals) -> int:
-        """Return the signal that any of the processes received, or 0: all of them stop after the same step."""
-        return highest(signals.received)
-
     def _not_finite(self, what: str, *, step: int, images: Tensor) -> UserError:
         named = ", ".join(str(self.plan.source[int(index)].key) for index in images[:4])
         more = f" and {len(images) - 4} more" if len(images) > 4 else ""
@@ -291,43 +289,6 @@ class Loop:
             f"{what} at step {step} on the images {named}{more}; {kept}.\n"
             f"Try a lower optimiser.lr (now {self.plan.config.optimiser.lr}), a warm-up (optimiser.warmup_epochs), "
             "or engine.precision=32."
-        )
-
-
-def loader_facts(plan: Plan) -> dict[str, float]:
-    """Return what the advice on waiting for data has to know of a run's loader beside its times."""
-    engine = plan.config.engine
-    return {
-        "workers": float(engine.workers or 0),
-        "cores": float(cores_of_process()),
-        "size": float(plan.config.data.size),
-        "movable": float(engine.device == "cuda" and engine.photometrics != "device"),
-    }
-
-
-def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:
-    """Return what the loader has next; the death of one of its processes is told in words."""
-    try:
-        return next(batches)
-    except RuntimeError as error:
-        reason = death_of_worker(error)
-        if reason is None:
-            raise
-        return UserError(
-            f"engine.workers: a process that reads images died ({reason}), often for lack of memory.\n"
-            "Go on with --resume, perhaps with fewer --workers"
-        )
-
-
-def check_skipped(plan: Plan, count: int, example: Skip) -> None:
-    """Raise UserError when more images were left out than `data.max_skipped` allows; one is always allowed."""
-    unreadable = len(plan.source.unreadable)
-    everything, bad = len(plan.source) + unreadable, count + unreadable
-    if bad > max(1, plan.config.data.max_skipped * everything):
-        raise UserError(
-            f"data.max_skipped: {bad} of {everything} images cannot be read, more than the share "
-            f"{plan.config.data.max_skipped} allows; the last: {example.key} ({example.reason}).\n"
-            "All are named in skipped.csv. Mend or remove them, or raise data.max_skipped"
         )
 
 

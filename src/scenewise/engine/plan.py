@@ -259,6 +259,17 @@ def decide_engine(config: EngineConfig) -> EngineConfig:
     )
 
 
+def loader_facts(plan: Plan) -> dict[str, float]:
+    """Return what the advice on waiting for data has to know of a run's loader beside its times."""
+    engine = plan.config.engine
+    return {
+        "workers": float(engine.workers or 0),
+        "cores": float(cores_of_process()),
+        "size": float(plan.config.data.size),
+        "movable": float(engine.device == "cuda" and engine.photometrics != "device"),
+    }
+
+
 def make_plan(
     config: RunConfig,
     source: Source,

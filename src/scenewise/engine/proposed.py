@@ -9,7 +9,8 @@ import numpy as np
 
 from scenewise.engine.folder import PROPOSALS
 from scenewise.errors import UserError
-from scenewise.proposals.store import FIELD, Header, Row, Store, read_header
+from scenewise.proposals.rows import Row
+from scenewise.proposals.store import FIELD, Header, Store, read_header
 from scenewise.sources import Source
 from scenewise.sources.base import HasBoxes, HasProposals
 from scenewise.views.policies import policy_name

@@ -21,7 +21,7 @@ from scenewise.engine.config import RunConfig, to_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.environment import describe
 from scenewise.engine.folder import CONFIG, OWN_PROPOSALS, PROPOSALS, as_resumed, prepare_folder, remove_own, writing
-from scenewise.engine.loop import Loop, check_skipped
+from scenewise.engine.loop import Loop
 from scenewise.engine.plan import (
     Plan,
     choose_device,
@@ -44,7 +44,9 @@ from scenewise.engine.processes import (
     while_others_wait,
 )
 from scenewise.engine.proposed import AUTO, absolute_proposals, check_crops, check_proposals
-from scenewise.engine.proposing import partial_file, propose
+from scenewise.engine.proposing import propose
+from scenewise.engine.proposing_files import partial_file
+from scenewise.engine.skipped import check_skipped_at_start
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.proposals.generators import make_generator
@@ -259,13 +261,6 @@ def _check_batch(config: RunConfig) -> None:
         )
     if method_class(config.method).batch_statistics == "groups":  # elsewhere it has no effect, and the plan says so
         choose_group(config.backbone.batchnorm_group, per_rank=count)
-
-
-def check_skipped_at_start(plan: Plan) -> None:
-    """Raise UserError when the index alone holds more unreadable images than the run allows."""
-    unreadable = plan.source.unreadable
-    if unreadable:
-        check_skipped(plan, 0, unreadable[-1])
 
 
 def open_with_display(spec: str, display: Display, *, split: str | None = None, reindex: bool = False) -> Source:

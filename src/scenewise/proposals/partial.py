@@ -14,7 +14,8 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from scenewise.errors import UserError
-from scenewise.proposals.store import SCHEMA, Origin, Row, find_problem, record_batch, row_of, sync_folder
+from scenewise.proposals.rows import SCHEMA, Row, find_problem, record_batch, row_of
+from scenewise.proposals.store import Origin, sync_folder
 
 _SCHEMA = SCHEMA.append(pa.field("reason", pa.string()))  # why an image could not be read, "" else
 _ORIGIN = b"scenewise"  # the metadata's key

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from scenewise.engine.proposed import StoredProposals
-from scenewise.proposals.store import Row, sync_folder
+from scenewise.proposals.rows import Row
+from scenewise.proposals.store import sync_folder
 from scenewise.sources.arrow_files import ROWS
 from scenewise.sources.objects import make_table
 from scenewise.sources.shards_format import Contents, Shard, index_schema

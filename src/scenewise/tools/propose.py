@@ -7,7 +7,8 @@ from pathlib import Path
 
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.proposed import LABELS
-from scenewise.engine.proposing import Made, check_out, propose
+from scenewise.engine.proposing import Made, propose
+from scenewise.engine.proposing_files import check_out
 from scenewise.engine.run import AUTO_GENERATOR, open_with_display
 from scenewise.errors import UserError, unknown_name
 from scenewise.proposals.base import Generator

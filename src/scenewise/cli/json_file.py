@@ -1,0 +1,35 @@
+"""The file that --json names: checked before the work, written after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scenewise.errors import UserError
+
+
+def check_json(path: Path | None, *, overwrite: bool, others: Sequence[Path | None] = ()) -> None:
+    """Refuse a file that cannot be written, or must not be, before the work instead of after it.
+
+    others: what else the command writes.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--json: cannot write {str(path)!r}; name a file in a folder that exists")
+    if path.resolve() in [other.resolve() for other in others if other is not None]:
+        raise UserError(f"--json: {str(path)!r} is what the command itself writes; name another file")
+    if path.exists() and not overwrite:
+        raise UserError(f"--json: {str(path)!r} exists; name another file or replace it with --overwrite")
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Write the content, where a file was named; UserError when the disk refuses."""
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--json: cannot write {str(path)!r}: {error.strerror}") from error
