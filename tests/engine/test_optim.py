@@ -15,6 +15,7 @@ from torch import nn
 
 from scenewise.engine.config import OptimiserConfig
 from scenewise.engine.optim import LARS, learning_rate, make_optimiser, peak_learning_rate
+from scenewise.engine.step import Stepper
 
 
 def options(**changed: Any) -> OptimiserConfig:
@@ -143,3 +144,12 @@ def test_norms_and_biases_are_left_out_of_weight_decay_where_asked() -> None:
     assert [group["adapt"] for group in two.param_groups] == [True, False]
     assert isinstance(make_optimiser(options(name="adamw"), module, 0.1), torch.optim.AdamW)
     assert one.param_groups[0]["momentum"] == 0.9
+
+
+def test_a_restored_optimiser_computes_as_its_own_device_does() -> None:
+    module = nn.Linear(2, 2)
+    stepper: Stepper = object.__new__(Stepper)
+    stepper.optimiser = torch.optim.SGD(module.parameters(), lr=0.1, fused=False)
+    stepper.restore(torch.optim.SGD(module.parameters(), lr=0.3, fused=True).state_dict())
+    assert stepper.optimiser.param_groups[0]["fused"] is False
+    assert stepper.optimiser.param_groups[0]["lr"] == 0.3

@@ -162,6 +162,18 @@ def test_a_second_signal_stops_at_once(train: Train, tmp_path: Path, monkeypatch
         train(tmp_path / "run")
 
 
+def test_a_step_that_was_done_is_told_though_the_next_one_failed(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    stop_after(monkeypatch, 4, fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        train(tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3]
+
+
 def test_a_run_that_died_between_checkpoints_goes_back_to_the_last(
     train: Train, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,9 +290,13 @@ class OneStep(nn.Module):
         return self.method.step(batch, progress).loss
 
 
-def test_a_step_never_waits_for_the_device(lab, name: str) -> None:
-    """On tensors without values: to read one (`item`, `if`, boolean masks) would make a GPU's host wait, and raises."""
+def test_a_step_never_waits_for_the_device(lab, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values: to read one (`item`, `if`, boolean masks) would make a GPU's host wait, and raises.
+
+    To copy a constant over (`new_tensor`) would make it wait, too.
+    """
     method = lab.trained(name, norm="batch")
+    monkeypatch.setattr(Tensor, "new_tensor", None)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         state = {f"method.{key}": mode.from_tensor(value) for key, value in method.state_dict().items()}
         batch = lab.batch(method, 9)._map(mode.from_tensor)
@@ -301,6 +305,18 @@ def test_a_step_never_waits_for_the_device(lab, name: str) -> None:
                 functional_call(OneStep(method), state, (batch, lab.progress(9)))
             return
         functional_call(OneStep(method), state, (batch, lab.progress(9)))
+
+
+def test_the_same_parameters_have_gradients_from_the_first_step_on(lab, name: str) -> None:
+    """What a method leaves out for a while has a gradient of zero, not none: a fused optimiser could not start late."""
+    waits = {key: getattr(method_class(name).Config(), key) for key in fields(lab.method(name)) if "_epochs" in key}
+    method = lab.method(name, **waits)
+    found = []
+    for number in (0, 99):
+        method.zero_grad(set_to_none=True)
+        method.step(lab.batch(method, number), lab.progress(number)).loss.backward()
+        found.append({key for key, value in method.named_parameters() if value.grad is not None})
+    assert found[0] == found[1]
 
 
 def test_the_backbone_is_the_online_one(lab, name: str) -> None:

@@ -249,6 +249,18 @@ def test_damage_is_told(photos: Path, tmp_path: Path) -> None:
     text = whole[manifest].decode()
     assert "is damaged" in broken(manifest, text.replace("images-00000.tar", "../images-00000.tar").encode())
     assert "is damaged" in broken(manifest, text.replace('"images": 5', '"images": 4', 1).encode())
+    entry = json.loads(text)["files"]["index.arrow"]["sha256"]
+    for forged in (
+        text.replace(entry, str(tmp_path / "elsewhere")),  # it would name a file in the cache folder
+        text.replace(entry, "a" * 400),
+        text.replace(f'"images": {len(packed)}', '"images": -1'),
+        "[" * 100_000,
+        text.replace('"format": 1', '"format": true'),
+        text.replace('"evaluation": null', '"evaluation": ["a", "b"]'),
+    ):
+        assert forged != text and "is damaged" in broken(manifest, forged.encode()).replace(
+            "is of format", "is damaged"
+        )
     record = packed[2]
     assert not isinstance(record.read, FileReader)
     at = whole[shard].index(record.read())
@@ -262,6 +274,12 @@ def test_damage_is_told(photos: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(UserError, match="is missing"):
         record.read()
+
+
+def test_an_address_that_cannot_be_asked_is_refused_at_once() -> None:
+    for address in ("http://", "https:///shards", "http://a b/c", "http://host/a b"):
+        with pytest.raises(UserError, match="is no address"):
+            open_source(f"shards:{address}")
 
 
 class Server(http.server.ThreadingHTTPServer):

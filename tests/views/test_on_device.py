@@ -13,6 +13,7 @@ from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scenewise.views.augmentations import AUGMENTATIONS
+from scenewise.views.collate import normalise
 from scenewise.views.on_device import COLUMNS, apply_to_batch, as_numbers
 from scenewise.views.photometric import CHANCES, JITTER, Photometry, apply, crop_and_resize, draw
 
@@ -98,8 +99,13 @@ def test_blur_reaches_over_the_border_of_a_tiny_view() -> None:
     assert abs(oracle - found).max() <= 1
 
 
-def test_nothing_waits_for_the_device() -> None:
+def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalise(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))  # makes its constants, once
+    """No value is read, and no constant copied over (`new_tensor` on a GPU waits for all that it was given)."""
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
     with FakeTensorMode():
         views = torch.empty(2, 4, 3, 16, 16, dtype=torch.uint8)
         found = apply_to_batch(views, torch.empty(2, 4, COLUMNS), largest_sigma=2.0)
         assert found.shape == views.shape and found.dtype == torch.uint8
+    normalise(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))

@@ -237,6 +237,17 @@ def test_any_box_gives_a_view(edges: tuple[float, float, float, float], size: in
     assert len(np.unique(view.reshape(-1, 3), axis=0)) == 1
 
 
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (64, 200)])
+def test_flipped_and_read_only_pictures_are_cut_like_others(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    box = np.array([0, 0, shape[1], shape[0]], np.float32)
+    wanted = crop_and_resize(image, box, size=32)
+    turned = np.ascontiguousarray(image[::-1, ::-1])[::-1, ::-1]
+    image.flags.writeable = False
+    assert np.array_equal(crop_and_resize(turned, box, size=32), wanted)
+    assert np.array_equal(crop_and_resize(image, box, size=32), wanted)
+
+
 def test_crop_has_the_right_place_and_colour_order() -> None:
     image = np.zeros((30, 50, 3), np.uint8)
     image[4:14, 8:28] = (250, 100, 3)

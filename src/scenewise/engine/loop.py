@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from scenewise.distributed import world_size
 from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
@@ -57,13 +56,13 @@ class Loop:
         self.plan, self.fabric, self.folder, self.display = plan, fabric, folder, display
         self.state = State()
         self.method = plan.method
-        self.images = torch.empty(0, dtype=torch.int64)  # of the latest step
         self.stepper = Stepper(plan, fabric)
+        self.taken: Taken | None = None  # the latest step
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take everything back from a checkpoint."""
         self.method.load_state_dict(checkpoint.model)
-        self.stepper.optimiser.load_state_dict(checkpoint.optimiser)
+        self.stepper.restore(checkpoint.optimiser)
         self.state.step = checkpoint.step
         self.state.health.load_state_dict(checkpoint.health)
         extra = checkpoint.extra
@@ -79,8 +78,9 @@ class Loop:
         Raises UserError when the disk refuses, or a weight is not finite.
         """
         model = self.method.state_dict()
-        if not all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point()):
-            raise self._not_finite("a weight is not finite", step=self.state.step, images=self.images)
+        finite = all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point())
+        if highest(int(not finite)):
+            raise self._not_finite("a weight is not finite", self.taken)
         together(lambda: self._write(name, model) if self.fabric.is_global_zero else None)
 
     def _write(self, name: str, model: dict[str, Any]) -> None:
@@ -164,16 +164,20 @@ class Loop:
         per_epoch, watch = schedule.steps_per_epoch, Stopwatch(loader_facts(self.plan))
         since_last, count, start_up = 0, 0, max(1, self.plan.config.engine.workers or 0)
         began = first = watch.now()
-        before: Taken | None = None
         untold: Taken | None = None  # given to the device; what is told of it is read when the next one is, too
         while self.state.step < schedule.steps:
             progress = Progress(self.state.step, schedule.steps, per_epoch, schedule.seed)
             ends_epoch = (self.state.step + 1) % per_epoch == 0
-            taken = self._step(batches, progress, watch, last_of_epoch=ends_epoch)
+            try:
+                taken = self._step(batches, progress, watch, last_of_epoch=ends_epoch)
+            except Exception:
+                if untold is not None:  # done, and perhaps the reason
+                    self._tell(self._figures(untold, watch), log, bar)
+                raise
             self.state.step += 1
             if untold is not None:
-                self._tell(self._figures(untold, before, watch), log, bar)
-            before, untold = untold or before, taken
+                self._tell(self._figures(untold, watch), log, bar)
+            untold = taken
             since_last, count, now = since_last + 1, count + 1, watch.now()
             if count == start_up:
                 first = now
@@ -184,7 +188,7 @@ class Loop:
             stop, done = highest(signals.received), self.state.step == schedule.steps
             if not (ends_epoch or due or stop or done):
                 continue
-            line = self._figures(taken, before, watch)
+            line = self._figures(taken, watch)
             if ends_epoch:
                 now = watch.now()
                 line |= watch.between(began, now, images=since_last * schedule.batch_size)
@@ -196,7 +200,7 @@ class Loop:
                 line |= self._probe(probe, progress.epoch + 1)
                 self._advise(line)
             self._tell(line, log, bar)
-            before, untold = taken, None
+            untold = None
             if due or stop or done:
                 self.save()
             if stop and not done:
@@ -209,15 +213,15 @@ class Loop:
         taken = self.stepper.take(
             lambda: self._next(batches, watch), progress, self.state.health, last_of_epoch=last_of_epoch
         )
-        self.images = taken.images
+        self.taken = taken
         return taken
 
-    def _figures(self, taken: Taken, before: Taken | None, watch: Stopwatch) -> dict[str, Any]:
+    def _figures(self, taken: Taken, watch: Stopwatch) -> dict[str, Any]:
         """Return the line of a step, waiting for its figures; raises UserError when its loss is not finite."""
         figures = taken.figures.read()
-        watch.waited(taken.waited(before))
+        watch.waited(taken.waited())
         if not math.isfinite(figures["loss"]):
-            raise self._not_finite(f"the loss became {figures['loss']}", step=taken.number, images=taken.images)
+            raise self._not_finite(f"the loss became {figures['loss']}", taken)
         epoch = (taken.number - 1) // self.plan.schedule.steps_per_epoch + 1
         return {"step": taken.number, "epoch": epoch} | figures
 
@@ -280,13 +284,19 @@ class Loop:
             self.save("best")
         return figures
 
-    def _not_finite(self, what: str, *, step: int, images: Tensor) -> UserError:
-        named = ", ".join(str(self.plan.source[int(index)].key) for index in images[:4])
+    def _not_finite(self, what: str, taken: Taken | None) -> UserError:
+        """Return what to say when all processes find something not finite: the images are of those where it began."""
+        if taken is None:
+            return UserError(f"{what} before the first step: backbone.init {self.plan.config.backbone.init!r} holds it")
+        found = gather_objects((bool(taken.loss.isfinite()), taken.images.tolist()))
+        images = [index for finite, indices in found if not finite for index in indices]
+        images = images or [index for _, indices in found for index in indices]
+        named = ", ".join(str(self.plan.source[index].key) for index in images[:4])
         more = f" and {len(images) - 4} more" if len(images) > 4 else ""
         path = self.folder / LAST
         kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
         return UserError(
-            f"{what} at step {step} on the images {named}{more}; {kept}.\n"
+            f"{what} at step {taken.number} on the images {named}{more}; {kept}.\n"
             f"Try a lower optimiser.lr (now {self.plan.config.optimiser.lr}), a warm-up (optimiser.warmup_epochs), "
             "or engine.precision=32."
         )

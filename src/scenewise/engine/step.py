@@ -53,28 +53,33 @@ class StepModule(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A step that was given to the device: its number from 1, its images, its figures.
+class Fetch:
+    """The host waited `seconds` for a part; a GPU was `idle` from when it had done all else until it went on."""
 
-    fetching: seconds that the host waited for its images. began, ended: of the work on a GPU.
-    """
+    seconds: float
+    idle: tuple[torch.cuda.Event, torch.cuda.Event] | None
+
+    def waited(self) -> float:
+        """Return the seconds that the device waited for the part, once it has gone on."""
+        if self.idle is None:
+            return self.seconds
+        idle: float = self.idle[0].elapsed_time(self.idle[1]) / 1000.0
+        return min(self.seconds, idle)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step that was given to the device: its number from 1, this process's images and loss, the figures of all."""
 
     number: int
     images: Int64[Tensor, " images"]
+    loss: Tensor
     figures: Awaited
-    fetching: float
-    began: torch.cuda.Event | None
-    ended: torch.cuda.Event | None
+    fetches: tuple[Fetch, ...]
 
-    def waited(self, before: Taken | None) -> float:
-        """Return the seconds that the device waited for the images: on a GPU, those that it had nothing else to do.
-
-        before: the step before this one. Both must be done (the figures of this one read).
-        """
-        if before is None or before.ended is None or self.began is None:
-            return self.fetching
-        idle: float = before.ended.elapsed_time(self.began) / 1000.0
-        return min(self.fetching, idle)
+    def waited(self) -> float:
+        """Return the seconds that the device waited for data, once the figures are read."""
+        return sum(fetch.waited() for fetch in self.fetches)
 
 
 class Stepper:
@@ -91,11 +96,18 @@ class Stepper:
         module, optimiser = fabric.setup(StepModule(self.method), self.optimiser)
         self.module, self.fabric_optimiser = module, optimiser
 
+    def restore(self, optimiser: dict[str, Any]) -> None:
+        """Take the optimiser's state from a checkpoint, but for how this device computes it."""
+        fused = [group.get("fused") for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(optimiser)
+        for group, own in zip(self.optimiser.param_groups, fused, strict=True):
+            if own is not None:
+                group["fused"] = own
+
     def take(
         self, next_batch: Callable[[], Batch], progress: Progress, health: HealthWindow, *, last_of_epoch: bool
     ) -> Taken:
         """Take one optimiser step; `health` is given its rows, the last of an epoch has its terms' gradients told."""
-        fetching, began = 0.0, None
         config = self.plan.config
         lr = learning_rate(
             config.optimiser,
@@ -107,13 +119,11 @@ class Stepper:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         accumulate = config.engine.accumulate
-        images, gradients = [], dict[str, Tensor]()
+        images, fetches, gradients = [], [], dict[str, Tensor]()
         parts, counted = dict[str, list[Tensor | float]](), dict[str, list[Tensor]]()
         for part in range(accumulate):
-            asked = time.perf_counter()
-            batch = next_batch()
-            fetching += time.perf_counter() - asked
-            began = arrival(self.fabric.device) if part == 0 else began
+            batch, fetch = self._fetched(next_batch)
+            fetches.append(fetch)
             last = part == accumulate - 1
             torch.manual_seed(keys.integer(progress.seed, "dropout", progress.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.module, enabled=not last):
@@ -129,7 +139,7 @@ class Stepper:
             health.add(gather(output.features), gather(output.embeddings), gather(output.targets))
         means = {name: sum(values) / len(values) for name, values in parts.items()}
         crops = {name: torch.cat(found).mean() for name, found in counted.items()}
-        figures = Awaited({"loss": means.pop("loss"), "lr": lr, **crops, **means, **gradients})
+        figures = Awaited({"loss": means["loss"], "lr": lr, **crops, **means, **gradients})
         if config.optimiser.clip_gradient is not None:
             self.fabric.clip_gradients(
                 self.module,
@@ -141,7 +151,13 @@ class Stepper:
         self.fabric_optimiser.zero_grad(set_to_none=True)
         self.method.after_update(progress)
         share_statistics(self.method)
-        return Taken(progress.step + 1, torch.cat(images), figures, fetching, began, arrival(self.fabric.device))
+        return Taken(progress.step + 1, torch.cat(images), torch.as_tensor(means["loss"]), figures, tuple(fetches))
+
+    def _fetched(self, next_batch: Callable[[], Batch]) -> tuple[Batch, Fetch]:
+        free, asked = arrival(self.fabric.device), time.perf_counter()
+        batch = next_batch()
+        seconds, on = time.perf_counter() - asked, arrival(self.fabric.device)
+        return batch, Fetch(seconds, None if free is None or on is None else (free, on))
 
     def ready(self, batch: Batch) -> Batch:
         """Move a batch to the device, finish its views there where the loader did not, and normalise their pixels."""

@@ -61,7 +61,7 @@ def joined_statistics(
     places = [0, *range(2, images.ndim)]
     mean = lifted.mean(places)
     variance = (lifted - _per_channel(mean, images)).square_().mean(places)
-    count = mean.new_tensor([images.numel() / images.shape[1]])
+    count = mean.new_full((1,), images.numel() / images.shape[1])
     channels = images.shape[1]
     rows = gather(torch.cat([mean, variance, count])[None])  # (world, 2C + 1), in one message
     means, variances, counts = torch.split(rows, [channels, channels, 1], dim=1)

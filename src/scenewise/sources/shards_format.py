@@ -30,6 +30,7 @@ JOURNAL = "packing.jsonl"  # what is there until the manifest is
 INDEX = "index.arrow"
 OBJECTS = "objects.arrow"
 UNNAMED = "images"  # begins the names of the files of data without splits
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*")  # a file's name that leads to no other folder
 
 
@@ -136,9 +137,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
     try:
         content: Any = json.loads(text)
         version = content["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise damaged from None
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise UserError(f"data: {where} is of format {version!r}, this version reads {FORMAT}; pack anew")
     try:
         found: Manifest = TypeAdapter(Manifest).validate_python(content)
@@ -151,7 +152,25 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise damaged
     if not all(_PLAIN.fullmatch(name) for name in names):  # a stranger's folder names no file outside of it
         raise damaged
+    if not _consistent(found):
+        raise damaged
     return found
+
+
+def _consistent(manifest: Manifest) -> bool:
+    """Return whether what a manifest says can be: a stranger may have written it."""
+    files, shards = manifest.files.values(), manifest.shards
+    counts = [*(file.bytes for file in files), *(shard.bytes for shard in shards), *(each.images for each in shards)]
+    digests = [*(file.sha256 for file in files), *(shard.sha256 for shard in shards)]
+    splits = [split.name for split in manifest.splits]
+    return (
+        min(counts) >= 1
+        and min(split.images for split in manifest.splits) >= 0
+        and all(map(_DIGEST.fullmatch, digests))  # names the copy in the cache folder
+        and len(set(splits)) == len(splits)
+        and (manifest.evaluation is None or {*manifest.evaluation} <= {*splits})
+        and (bool(manifest.classes) or not manifest.labelled)
+    )
 
 
 def index_schema(*, labelled: bool, multi_label: bool, classes: int) -> pa.Schema:

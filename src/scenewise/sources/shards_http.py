@@ -66,6 +66,8 @@ def _ask(url: str, headers: dict[str, str], *, whole: bool, most: int) -> tuple[
                 if whole or len(content) == most:
                     return content, said
                 problem = f"only {len(content)} of {most} bytes came"
+        except UserError:  # a ValueError too
+            raise
         except urllib.error.HTTPError as error:
             with error:
                 problem = f"{error.code} {error.reason}"
@@ -75,6 +77,8 @@ def _ask(url: str, headers: dict[str, str], *, whole: bool, most: int) -> tuple[
                     raise MissingError(f"data: {url} is missing ({problem})") from None
                 if error.code not in _AGAIN:
                     raise UserError(f"data: {url} cannot be read ({problem})") from None
+        except http.client.InvalidURL as error:
+            raise UserError(f"data: {url} is no address that can be asked: {error}") from None
         except (OSError, http.client.HTTPException) as error:  # no connection, or one that broke
             problem = str(error) or type(error).__name__
         except ValueError as error:

@@ -146,23 +146,26 @@ class AddressStore(Store):
     def file(self, name: str, contents: Contents, *, progress: Progress | None = None) -> Path:
         """Return the copy of the file in the cache folder, fetched unless it is there."""
         folder = cache_folder() / "shards"
-        folder.mkdir(exist_ok=True)
         file = folder / f"{contents.sha256}{Path(name).suffix}"
-        with filelock.FileLock(folder / f"{contents.sha256}.lock"):  # the processes of one run fetch once
-            if file.is_file() and file.stat().st_size == contents.bytes:
-                return file
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            try:
-                with temporary.open("wb") as target:
-                    found = _copy(self.url(name), target.write, contents.bytes, name=name, progress=progress)
-                if found != contents.sha256:
-                    raise UserError(f"data: {self.url(name)} is not the file that {MANIFEST} names (SHA-256 {found})")
-                temporary.replace(file)
-            except OSError as error:
-                raise UserError(f"data: cannot keep {name} in {folder}: {error}") from None
-            finally:
-                temporary.unlink(missing_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+            with filelock.FileLock(folder / f"{contents.sha256}.lock"):  # the processes of one run fetch once
+                if not file.is_file() or file.stat().st_size != contents.bytes:
+                    self._fetch(name, contents, file, progress)
+        except OSError as error:
+            raise UserError(f"data: cannot keep {name} in {folder}: {error}") from None
         return file
+
+    def _fetch(self, name: str, contents: Contents, file: Path, progress: Progress | None) -> None:
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as target:
+                found = _copy(self.url(name), target.write, contents.bytes, name=name, progress=progress)
+            if found != contents.sha256:
+                raise UserError(f"data: {self.url(name)} is not the file that {MANIFEST} names (SHA-256 {found})")
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def read(self, shard: Shard, offset: int, length: int) -> bytes:
         """Return `length` bytes of a shard."""

@@ -95,6 +95,8 @@ def parse_spec(text: str) -> Spec:
     if kind == "shards" and "://" in path:
         if not is_address(path):
             raise UserError(f"data: {path!r} is no address of shards; expected http://, https:// or a folder")
+        if not re.match(r"https?://[^/?#\s]+(?![^?]*\s)", path):
+            raise UserError(f"data: {path!r} is no address: it names no host, or holds spaces (write them as %20)")
     elif kind != "synthetic":
         path = str(Path(path).expanduser())
     return Spec(kind, path, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from scenewise.types import IMAGENET_MEAN as IMAGENET_MEAN
 from scenewise.types import IMAGENET_STD as IMAGENET_STD
-from scenewise.types import Batch, Skip
+from scenewise.types import Batch, Colour, Skip
 from scenewise.views.regions import Regions
 
 Sample = tuple[int, Mapping[str, np.ndarray], Regions]  # index, views (V, S, S, 3), where they were cut
@@ -53,7 +54,14 @@ def normalise(
 
     `mean` and `std` are per channel, of RGB values in 0..1.
     """
+    scale, shift = _scale_and_shift(mean, std, views.device)
+    return views.to(torch.float32).mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=8)
+def _scale_and_shift(mean: Colour, std: Colour, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return both as (3, 1, 1), kept on the device: to copy them there in each step would be to wait for it."""
     scale = [1.0 / (255.0 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    values = views.to(torch.float32)
-    return values.mul_(values.new_tensor(scale).view(3, 1, 1)).add_(values.new_tensor(shift).view(3, 1, 1))
+    made = (torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1) for values in (scale, shift))
+    return next(made), next(made)

@@ -73,7 +73,8 @@ def _levels(values: Float32[Tensor, "n channels height width"]) -> Float32[Tenso
 
 
 def _luma(views: Views) -> Float32[Tensor, "n 1 height width"]:
-    return (views * views.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    red, green, blue = LUMA  # plain numbers: a tensor made of them would have to be copied to the device
+    return red * views[:, :1] + green * views[:, 1:2] + blue * views[:, 2:]
 
 
 def _jitter(views: Views, operation: PerView, factor: PerView) -> Views:
@@ -107,7 +108,8 @@ def _turn(views: Views, shift: Float32[Tensor, "n 1 1 1"]) -> Views:
     hue = torch.remainder(steps, 256.0) * (6.0 / 255.0)
     saturation = (255.0 * spread / value.clamp(min=1.0)).round() / 255.0
     # channel = value (1 - saturation max(0, min(k, 4 - k, 1))) with k = (5, 3, 1 + hue) modulo 6
-    place = torch.remainder(hue + hue.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1), 6.0)
+    offsets = torch.arange(5.0, 0.0, -2.0, device=views.device).view(3, 1, 1)
+    place = torch.remainder(hue + offsets, 6.0)
     return value * (1.0 - saturation * torch.minimum(place, 4.0 - place).clamp(0.0, 1.0))
 
 

@@ -101,9 +101,15 @@ def crop_and_resize(
     if right - left <= size and bottom - top <= size:
         return np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR))
     # (h, w, 3) -> (1, 3, h, w), channels last in memory: the layout that the kernel is fast for
-    pixels = torch.from_numpy(np.require(crop, requirements=("C", "W")))[None].permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(_plain(crop))[None].permute(0, 3, 1, 2)
     resized = interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return np.asarray(resized.permute(0, 2, 3, 1)[0].numpy())
+
+
+def _plain(crop: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the crop as torch can take it: in one piece, writeable, no stride negative (as flipped arrays have)."""
+    usable = crop.flags.c_contiguous and crop.flags.writeable and min(crop.strides) > 0
+    return crop if usable else crop.copy()
 
 
 def brightness(view: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
