@@ -15,7 +15,19 @@ from scenewise import api, cli
 from scenewise.engine.config import build, flatten
 from scenewise.errors import UserError
 
-COMMANDS = ("demo", "audit", "propose", "pack", "inspect", "pretrain", "evaluate", "compare", "embed", "export")
+COMMANDS = (
+    "demo",
+    "audit",
+    "propose",
+    "pack",
+    "inspect",
+    "pretrain",
+    "evaluate",
+    "compare",
+    "study",
+    "embed",
+    "export",
+)
 ONLY_COMMAND = {"settings", "json_file"}  # written as text there
 ONLY_PYTHON = {"settings", "display"}
 
@@ -36,8 +48,12 @@ def test_importing_the_package_is_light() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_function_has_its_commands_arguments_and_defaults(name: str) -> None:
-    functions: dict[str, Callable[..., Any]] = {**vars(api), "command": vars(cli)[name]}
-    command, function = (inspect.signature(functions[key]).parameters for key in ("command", name))
+    commands: dict[str, Callable[..., Any]] = {
+        entry.callback.__name__: entry.callback
+        for group in cli.app.registered_groups
+        for entry in group.typer_instance.registered_commands
+    }
+    command, function = (inspect.signature(known[name]).parameters for known in (commands, vars(api)))
     of_json = {"overwrite"} if name == "evaluate" else set()  # of the file that `json_file` names
     assert set(command) - ONLY_COMMAND - of_json == set(function) - ONLY_PYTHON
     for argument in set(command) & set(function) - ONLY_PYTHON:

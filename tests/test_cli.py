@@ -36,6 +36,7 @@ COMMANDS = (
     "pretrain",
     "evaluate",
     "compare",
+    "study",
     "embed",
     "export",
     "methods",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         pack,
         pretrain,
         propose,
+        study,
     )
     from scenewise.errors import UserError
 
@@ -40,6 +41,7 @@ __all__ = [
     "pack",
     "pretrain",
     "propose",
+    "study",
 ]
 
 

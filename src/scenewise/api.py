@@ -9,7 +9,7 @@ from typing import Any
 from scenewise.backbones import Backbone
 from scenewise.backbones import load_backbone as _load_backbone
 from scenewise.engine.config import assign, build, merge, read_yaml
-from scenewise.engine.display import Display
+from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import CONFIG, LAST, writing
 from scenewise.engine.processes import started_rank
 from scenewise.engine.proposing import Made
@@ -18,6 +18,7 @@ from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.proposals import kept
 from scenewise.recipes import recipe_tree
+from scenewise.studies import Study
 from scenewise.tools.audit import LIMIT, audit_data
 from scenewise.tools.audit_figures import Audit
 from scenewise.tools.compare import Comparison, compare_subjects
@@ -29,6 +30,7 @@ from scenewise.tools.judge import Terms, judge, protocol_options
 from scenewise.tools.pack import QUALITY, SHARD_IMAGES, SHORT_SIDE, Packed, pack_data
 from scenewise.tools.propose import propose_data
 from scenewise.tools.report import report_run
+from scenewise.tools.study import StudyResult, study_command
 
 # the flags of `pretrain` and the settings they stand for
 FLAGS: Mapping[str, str] = {
@@ -376,6 +378,40 @@ def compare(
         overwrite=overwrite,
         reindex=reindex,
         display=display,
+    )
+
+
+def study(
+    file: str | Path | Study | None = None,
+    *,
+    out: str | Path | None = None,
+    table: str | Path | None = None,
+    plan: bool = False,
+    choose: bool = False,
+    jobs: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    overwrite: Sequence[str] | None = None,
+    display: Display | None = None,
+) -> StudyResult:
+    """Carry out a study, or what is left of it (`scenewise study`); `.to_json()` gives the content of table.json.
+
+    file: a study file, which is run, or a `Study`. table: make the pages of such JSON anew, and no more. plan: say what
+    would be run. choose: stop before the test split is looked at. overwrite: labels of arms to make anew where their
+    settings have changed. Raises UserError for wrong input before any work starts, and for runs that failed once all
+    others are done; Interrupted after saving.
+    """
+    return study_command(
+        file,
+        out=None if out is None else Path(out),
+        table=None if table is None else Path(table),
+        plan=plan,
+        choose=choose,
+        jobs=jobs,
+        device=device,
+        workers=workers,
+        overwrite=overwrite or (),
+        display=display or Quiet(),
     )
 
 

@@ -161,6 +161,14 @@ def test_settings_of_the_command_line_are_yaml_scalars() -> None:
     assert len(caught.value.problems) == 3
 
 
+@pytest.mark.parametrize("written", [32, "32"])
+def test_a_precision_may_be_written_as_a_number(written: object) -> None:
+    """`--set engine.precision=32`, which the advice on losses that are not finite names, is a number in YAML."""
+    (said,) = flat_settings([f"engine.precision={written!r}"]).values()
+    for value in (said, written):
+        assert build(merge(LEAST, {"engine": {"precision": value}})).engine.precision == "32"
+
+
 def test_a_value_cannot_hold_settings() -> None:
     with pytest.raises(UserError, match="'seed' is a value"):
         configuration_tree(flags={"seed": 3}, settings={"seed": 3, "seed.of": 3})

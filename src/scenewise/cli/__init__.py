@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from scenewise import __version__
-from scenewise.cli import handing_on, judging, lists, looking, openimages, preparing, training
+from scenewise.cli import handing_on, judging, lists, looking, openimages, preparing, studying, training
 from scenewise.cli.options import SUBJECT
 from scenewise.errors import Interrupted, UserError
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     epilog=f"DATA is a folder or kind:path, for example voc:ROOT, csv:FILE, synthetic:2000. SUBJECT is {SUBJECT}.",
 )
 # without a name of its own a group's commands are the program's; --help lists them in this order
-for group in (training, looking, preparing, judging, handing_on, openimages, lists):
+for group in (training, looking, preparing, judging, studying, handing_on, openimages, lists):
     app.add_typer(group.app)
 
 

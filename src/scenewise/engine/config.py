@@ -13,15 +13,23 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from scenewise.backbones.create import check_name
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.views.policies import policy_class, policy_name
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+# --set and YAML read 32 as a number
+Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_number_as_text)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +88,7 @@ class EngineConfig:
     epochs: int = 200  # the papers' short schedule
     batch_size: int = 256  # global, over all processes and accumulated parts
     accumulate: int = 1  # parts a step's batch is computed in; queues move after each part
-    precision: Literal["auto", "32", "bf16"] = "auto"  # auto: bf16 where the device computes in it
+    precision: Precision = "auto"  # auto: bf16 where the device computes in it
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # where views are flipped, coloured and blurred: by the loader or by the device that trains; auto: on a GPU
     photometrics: Literal["auto", "cpu", "device"] = "auto"
@@ -232,7 +240,7 @@ def flat_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 def _scalar(text: str) -> Any:
     value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a word
+    if isinstance(value, str) and value == text.strip():  # YAML 1.1 reads 1e-4 as a word; what is quoted stays one
         try:
             return float(value)
         except ValueError:

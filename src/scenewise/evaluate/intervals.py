@@ -50,15 +50,26 @@ def bootstrap(statistic: Statistic, images: int, *, seed: int, resamples: int = 
     does not count for that figure; a mean over classes is then the mean over those that are left. An interval is
     widened where it would not hold its own figure: with a few positives nearly all resamples read higher than the set.
     """
-    whole = statistic(torch.ones(1, images, dtype=torch.long))
-    drawn: dict[str, list[Tensor]] = {name: [] for name in whole}
+    return intervals(resampled(statistic, images, seed=seed, resamples=resamples))
+
+
+def resampled(
+    statistic: Statistic, images: int, *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Float[Tensor, " samples"]]:
+    """Return each figure of the whole set and, behind it, of every resample: what can be kept for later differences."""
+    drawn = {name: [values] for name, values in statistic(torch.ones(1, images, dtype=torch.long)).items()}
     for weights in resampled_weights(images, seed=seed, resamples=resamples):
         for name, values in statistic(weights).items():
             drawn[name].append(values)
+    return {name: torch.cat(values) for name, values in drawn.items()}
+
+
+def intervals(drawn: Mapping[str, Float[Tensor, " samples"]]) -> dict[str, Figure]:
+    """Return the figures of what `resampled` returned, or of a difference or mean of such; see `bootstrap`."""
     figures = {}
-    for name, values in whole.items():
+    for name, values in drawn.items():
         if (value := float(values[0])) == value:
-            low, high = _percentiles(torch.cat(drawn[name]))
+            low, high = _percentiles(values[1:])
             figures[name] = Figure(value, min(low, value), max(high, value))
     return figures
 

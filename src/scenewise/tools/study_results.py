@@ -1,0 +1,288 @@
+"""From a study's files to its table as JSON: figures by seed, means, spreads, paired differences, their origin."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float
+from torch import Tensor
+
+from scenewise.evaluate.intervals import Figure, intervals
+from scenewise.report.records import ComparisonTable, read_run
+from scenewise.report.trend import series
+from scenewise.tools.study_choice import Choice, main_metrics
+from scenewise.tools.study_folder import IMAGES, Entry, StudyFolder, read_json
+from scenewise.tools.study_plan import Job, PlannedArm, StudyPlan, flat
+
+ONE_SEED = "one seed, undecided"
+CURVES = ("loss", "health/", "probe/")  # figures, or beginnings of their names, that are gathered by epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run's look at the test split.
+
+    drawn: "PROTOCOL|METRIC" -> the figure, then its resamples, (1 + resamples,). images: protocol -> a digest of the
+    test images, the seed and the number of resamples: only equal ones can be paired.
+    """
+
+    drawn: Mapping[str, Float[Tensor, " samples"]]
+    images: Mapping[str, str]
+
+
+def gather_results(
+    plan: StudyPlan,
+    folder: StudyFolder,
+    *,
+    choices: Mapping[str, Choice],
+    closed: Mapping[str, str],
+    command: str,
+) -> Entry:
+    """Return what table.json holds: all that is finished by now."""
+    study = plan.study
+    arms = [_arm(plan, planned, folder, choices, closed) for planned in plan.arms]
+    looks = {planned.arm.label: _looks(planned, folder, choices) for planned in plan.arms}
+    seedless = {planned.arm.label for planned in plan.arms if planned.arm.seedless}
+    metrics: dict[str, str] = {}
+    for arm in arms:
+        for run in arm["runs"]:
+            metrics |= {name: metric for name, metric in run.get("main", {}).items() if name not in metrics}
+    for arm in arms:
+        label, control = arm["label"], arm["control"]
+        arm["figures"] = _means(arm["runs"], looks[label], metrics)
+        arm["differences"] = (
+            {}
+            if control is None
+            else _differences(looks[label], looks[control], metrics, fixed=(label in seedless, control in seedless))
+        )
+    return {
+        "study": study.name,
+        "about": study.about,
+        "command": command,
+        "data": plan.data,
+        "size": study.size,
+        "passes": study.passes,
+        "protocols": {name: metrics.get(name) for name in study.protocols},
+        "test_on": asdict(study.test_on),
+        "choose_on": None if study.choose_on is None else asdict(study.choose_on),
+        "evaluation_seed": study.evaluation_seed,
+        "arms": arms,
+        "notes": _notes(arms),
+    }
+
+
+def gather_curves(content: Mapping[str, Any], folder: StudyFolder) -> Entry:
+    """Return, for each run of the table and each that was tried, its loss, health and probe figures by epoch."""
+    names = dict.fromkeys(name for arm in content["arms"] for name in arm["jobs"])
+    curves: Entry = {}
+    for name in names:
+        if not (folder.run(name) / "metrics.jsonl").exists():
+            continue
+        history = read_run(folder.run(name)).history
+        figures = dict.fromkeys(figure for line in history for figure in line if figure.startswith(CURVES))
+        curves[name] = {
+            figure: [[epoch, float(f"{value:.5g}")] for epoch, value in series(history, figure)]
+            for figure in figures
+            if not figure.startswith(f"{CURVES[0]}/")  # of single terms
+        }
+    return curves
+
+
+def command_line(job: Job) -> str:
+    """Return the command that repeats a job's run, or the look at a subject as it is."""
+    if job.tree is None:
+        return f"scenewise evaluate {job.subject} --seed {job.seed}"
+    settings = [f"{name}={_scalar(value)}" for name, value in flat(job.tree).items() if name != "data.source"]
+    words = ["scenewise", "pretrain", job.tree["data"]["source"], "--out", job.name, "--set", *settings]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def verdict(differences: Sequence[float], interval: Figure, *, fixed: bool) -> str:
+    """Return what may be said of a difference: of one seed nothing, for the interval holds no other training.
+
+    differences: by seed. fixed: no seed changes either side. Otherwise better, or worse, is what is so in the interval
+    over test images and with every seed.
+    """
+    if not fixed and len(differences) < 2:
+        return ONE_SEED
+    for word, sign in (("better", 1), ("worse", -1)):
+        if min(sign * interval.low, sign * interval.high) > 0 and all(sign * each > 0 for each in differences):
+            return word
+    return "not decided"
+
+
+def _arm(
+    plan: StudyPlan,
+    planned: PlannedArm,
+    folder: StudyFolder,
+    choices: Mapping[str, Choice],
+    closed: Mapping[str, str],
+) -> Entry:
+    arm = planned.arm
+    choice = choices.get(arm.label, Choice(variant=None if arm.tries else 0))
+    variant = None if choice.variant is None else planned.variants[choice.variant]
+    jobs = () if choice.variant is None else planned.final(choice.variant)
+    return {
+        "label": arm.label,
+        "about": arm.about,
+        "method": arm.method,
+        "init": arm.init,
+        "crops": arm.crops,
+        "proposals": arm.proposals,
+        "control": arm.control,
+        "seeds": [] if arm.seedless else list(arm.seeds),
+        "settings": flat(arm.settings),
+        "cost": None if variant is None else variant.cost,
+        "epochs": None if variant is None else variant.epochs,
+        "passes": None if variant is None else variant.passes,
+        "choice": choice.to_json() if arm.tries else None,
+        "open": closed.get(arm.label),
+        "jobs": list(dict.fromkeys(job.name for job in (*planned.tried(), *jobs))),
+        "runs": [_run(job, folder) for job in jobs] if arm.label not in closed else [],
+    }
+
+
+def _run(job: Job, folder: StudyFolder) -> Entry:
+    """Return a row's run: its figures of the whole test set, and where they came from."""
+    record = folder.read(job.name)
+    run: Entry = {"name": job.name, "seed": job.seed}
+    if "failed" in record:
+        return run | {"failed": record["failed"]}
+    looked = record.get("exams", {}).get("test")
+    evaluation = read_json(folder.evaluation(job.name, "test"))
+    if looked is None or not evaluation:
+        return run | {"unfinished": True}
+    environment = looked["environment"]
+    if job.tree is not None:
+        environment = read_json(folder.run(job.name) / "environment.json")
+    machine = environment["machine"]
+    figures: Entry = {}
+    for protocol, metric in ComparisonTable.from_results([evaluation]).whole().columns:
+        figures.setdefault(protocol, {})[metric] = evaluation["protocols"][protocol][metric]
+    return run | {
+        "figures": figures,
+        "main": dict(main_metrics(evaluation).values()),
+        "command": command_line(job),
+        "commit": environment["commit"],
+        "torch": environment["versions"]["torch"],
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['device']}",
+        "seconds": record.get("seconds"),
+        "test_seconds": looked["seconds"],
+        "tested_at": looked["at"],
+        "notes": evaluation["notes"],
+    }
+
+
+def _looks(planned: PlannedArm, folder: StudyFolder, choices: Mapping[str, Choice]) -> dict[int, Look]:
+    """Return seed -> the resampled figures of an arm's finished runs."""
+    choice = choices.get(planned.arm.label, Choice(variant=None if planned.arm.tries else 0))
+    if choice.variant is None:
+        return {}
+    return {
+        job.seed: _look(folder, job.name)
+        for job in planned.final(choice.variant)
+        if "test" in folder.read(job.name).get("exams", {}) and folder.resamples(job.name, "test").exists()
+    }
+
+
+def _look(folder: StudyFolder, name: str) -> Look:
+    with np.load(io.BytesIO(folder.resamples(name, "test").read_bytes()), allow_pickle=False) as content:
+        drawn = {figure: torch.from_numpy(content[figure]) for figure in content.files if "|" in figure}
+        images = {figure.removeprefix(IMAGES): str(content[figure]) for figure in content.files if "|" not in figure}
+    return Look(drawn, images)
+
+
+def _means(runs: Sequence[Entry], looks: Mapping[int, Look], metrics: Mapping[str, str]) -> Entry:
+    """Return each protocol's main figure: mean, interval over test images, and standard deviation over seeds.
+
+    Where a protocol's figures cannot be resampled, several seeds have no interval.
+    """
+    found: Entry = {}
+    for protocol, metric in metrics.items():
+        name = f"{protocol}|{metric}"
+        own = [run["figures"][protocol][metric] for run in runs if metric in run.get("figures", {}).get(protocol, {})]
+        if not own:
+            continue
+        values = [each["value"] for each in own]
+        drawn = [look.drawn[name] for look in looks.values() if name in look.drawn]
+        figure: Entry = own[0] if len(own) == 1 else {"value": fmean(values), "low": None, "high": None}
+        if len(drawn) == len(own) > 1:
+            figure = intervals({name: torch.stack(drawn).mean(dim=0)})[name].to_json()
+        spread = stdev(values) if len(values) > 1 else None
+        found[protocol] = {"metric": metric, **figure, "spread": spread, "runs": len(values)}
+    return found
+
+
+def _differences(
+    looks: Mapping[int, Look], controls: Mapping[int, Look], metrics: Mapping[str, str], *, fixed: tuple[bool, bool]
+) -> Entry:
+    """Return each protocol's difference to the control: the mean over the seeds of both, on the same resamples."""
+    pairs = [
+        (looks[first], controls[second]) for first in looks for second in controls if first == second or any(fixed)
+    ]
+    found: Entry = {}
+    for protocol, metric in metrics.items():
+        name = f"{protocol}|{metric}"
+        drawn = [
+            one.drawn[name] - other.drawn[name]
+            for one, other in pairs
+            if name in one.drawn and name in other.drawn and one.images[protocol] == other.images[protocol]
+        ]
+        figure = intervals({name: torch.stack(drawn).mean(dim=0)}).get(name) if drawn else None
+        if figure is None:
+            continue
+        by_seed = [float(each[0]) for each in drawn]
+        found[protocol] = {
+            "metric": metric,
+            **figure.to_json(),
+            "by_seed": by_seed,
+            "verdict": verdict(by_seed, figure, fixed=all(fixed)),
+        }
+    return found
+
+
+def _notes(arms: Sequence[Entry]) -> list[str]:
+    """Return what the reader of the table has to know beside its rows."""
+    notes = [f"{arm['label']} stays open: {arm['open']}" for arm in arms if arm["open"]]
+    runs = [run for arm in arms for run in arm["runs"]]
+    notes += [f"{run['name']} failed: {run['failed']}" for run in runs if "failed" in run]
+    unfinished = [run["name"] for run in runs if "unfinished" in run]
+    if unfinished:
+        notes.append(f"not finished yet: {', '.join(unfinished)}")
+    looked = [run["tested_at"] for run in runs if "tested_at" in run]
+    late = [arm["label"] for arm in arms if arm["choice"] and looked and (arm["choice"]["at"] or "") > min(looked)]
+    if late:
+        notes.append(f"chosen after the test split had been looked at for other arms: {', '.join(late)}")
+    tries = {arm["label"]: len(arm["choice"]["tried"]) if arm["choice"] else 1 for arm in arms}
+    uneven = [arm["label"] for arm in arms if arm["control"] and tries[arm["label"]] != tries[arm["control"]]]
+    if uneven:
+        notes.append(f"more or fewer settings were tried than for the control: {', '.join(uneven)}")
+    figures = {arm["label"]: arm["figures"] for arm in arms}
+    notes += [
+        f"{arm['label']} and {arm['control']} have no paired difference by {protocol}: no seed in common, or not the "
+        "same test images, or figures that cannot be resampled"
+        for arm in arms
+        for protocol in arm["figures"]
+        if arm["control"] and protocol in figures[arm["control"]] and protocol not in arm["differences"]
+    ]
+    told = [set(run["notes"]) for run in runs if "notes" in run]
+    shared = set.intersection(*told) if told else set()
+    return notes + [note for run in runs[:1] for note in run.get("notes", ()) if note in shared]
+
+
+def _scalar(value: Any) -> str:
+    """Return a value as `--set` reads it."""
+    if isinstance(value, float):
+        return repr(value)
+    text = yaml.safe_dump(
+        list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=float("inf")
+    )
+    return text.removesuffix("\n").removesuffix("...").strip()

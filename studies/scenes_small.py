@@ -1,0 +1,214 @@
+"""What the five papers claim, on 5,415 scene photos, at the passes of 25 epochs of MoCo v2: headline pairs, one seed.
+
+The folder in the environment variable SCENEWISE_DATA holds `voc` (a part of PASCAL VOC) and `scenes_extra`. Pool: VOC
+trainval and scenes_extra, unlabelled. Evaluation: the 11 classes with at least 100 positives in trainval; choices are
+made on train -> val, the test split is looked at once. No figure of it can be compared with a published one.
+
+    SCENEWISE_DATA=DATA scenewise study studies/scenes_small.py --plan
+    SCENEWISE_DATA=DATA scenewise study studies/scenes_small.py --out STUDY
+
+Rates are those chosen on train -> val in docs/results/methods-first.md. The full grid (scenes_small_full.py) chooses
+anew: each method tries three.
+On two busy cores 25 epochs of MoCo v2 take about half an hour, and other methods as long.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scenewise.errors import UserError
+from scenewise.studies import Arm, Boxes, Settings, Split, Study, every, rates
+
+CLASSES = "cat,dog,person,car,horse,sheep,cow,train,bus,chair,sofa"  # at least 100 positives in trainval
+PASSES = 100.0  # an image: 25 epochs of MoCo v2
+SEEDS = (0, 1, 2)
+NOTHING: Settings = {}
+
+# The same for every run. The widths, queues and momenta of the papers are for 118,000 images and more: at 42 steps an
+# epoch a teacher of momentum 0.999 hardly leaves its random start (docs/results/methods-first.md).
+COMMON: Settings = {
+    "backbone.name": "resnet18",
+    "engine.batch_size": 128,
+    "engine.threads": 1,
+    "optimiser.schedule": "cosine",
+}
+QUEUE: Settings = {"method.dictionary_size": 1024, "method.momentum": 0.99}
+ADAM: Settings = {"optimiser.name": "adam", "optimiser.weight_decay": 1e-6}
+SOFT: Settings = {**QUEUE, "method.teacher_temperature": 0.02}
+OWN: Mapping[str, Settings] = {  # of each method, whatever its arm
+    "mocov2": QUEUE,
+    "mls": {**QUEUE, "method.k": 10},
+    "ressl": SOFT,
+    "msvq": {"method.dictionary_size": 1024, "method.teacher_temperature": 0.02},
+    "byol": ADAM,
+    "univip": ADAM,
+    "s2r2": {"method.temperature": 0.1},
+    "swav": {**ADAM, "method.epsilon": 0.02, "method.freeze_epochs": 1000.0},  # prototypes that move early collapse it
+}
+# for 256 images a step: the best of docs/results/methods-first.md; UniVIP, which is not there, takes BYOL's
+RATES: Mapping[str, float] = {
+    "mocov2": 0.1,
+    "mls": 0.1,
+    "simclr": 3.0,
+    "byol": 0.0006,
+    "univip": 0.0006,
+    "swav": 0.0006,
+    "s2r2": 0.0006,
+    "ressl": 0.3,
+    "msvq": 0.1,
+}
+STEP = 3.0  # between the three rates that each method tries in the full grid: the same budget for all
+
+
+def data() -> Path:
+    """Return the folder of the photos; UserError where the environment does not name one."""
+    named = os.environ.get("SCENEWISE_DATA")
+    if not named:
+        raise UserError("SCENEWISE_DATA: not set; set it to the folder that holds voc and scenes_extra")
+    folder = Path(named).expanduser().absolute()
+    for part in ("voc", "scenes_extra"):
+        if not (folder / part).is_dir():
+            raise UserError(f"SCENEWISE_DATA: {str(folder)!r} holds no folder {part!r}; name the one that holds both")
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Makes arms: with these seeds, at the rates chosen before or, where it `tries`, at the best of three."""
+
+    seeds: tuple[int, ...]
+    tries: bool
+
+    def arm(self, label: str, method: str, control: str, settings: Settings = NOTHING) -> Arm:
+        """Return an arm with its method's own settings and rates."""
+        rate = RATES[method]
+        own = {**OWN.get(method, {}), **settings}
+        tried = rates(*(float(f"{each:.2g}") for each in (rate / STEP, rate, rate * STEP))) if self.tries else ()
+        own |= {} if self.tries else {"optimiser.lr": rate}
+        crops, boxes = ("overlap", "objects") if method == "univip" else (None, None)
+        return Arm(
+            label=label,
+            method=method,
+            control=control,
+            seeds=self.seeds,
+            settings=own,
+            tries=tried,
+            crops=crops,
+            proposals=boxes,
+        )
+
+    def headline(self) -> tuple[Arm, ...]:
+        """Return the pairs that decide the most: each of the five papers against what it adds to."""
+        init = "random init"
+        return (
+            Arm(label=init, init="random:resnet18", seeds=self.seeds),
+            self.arm("MoCo v2", "mocov2", init),
+            self.arm("MLS", "mls", "MoCo v2"),
+            replace(self.arm("MoCo v2, object crops", "mocov2", "MoCo v2"), crops="object", proposals="objects"),
+            replace(self.arm("MoCo v2, random boxes", "mocov2", "MoCo v2"), crops="object", proposals="random"),
+            self.arm("BYOL", "byol", init),
+            self.arm("UniVIP", "univip", "BYOL"),
+            self.arm("SimCLR", "simclr", init),
+            self.arm("S2R2", "s2r2", "SimCLR"),
+            self.arm("ReSSL", "ressl", init),
+            self.arm("MSVQ", "msvq", "ReSSL"),
+        )
+
+    def generic(self) -> tuple[Arm, ...]:
+        """Return ImageNet weights as they are, and continued by each headline method; open where they are not here."""
+        weights, alone = "timm:resnet18", "ImageNet weights"
+        continued = {"MoCo v2": "mocov2", "MLS": "mls", "UniVIP": "univip", "S2R2": "s2r2", "MSVQ": "msvq"}
+        return (
+            Arm(label=alone, init=weights, control="random init"),
+            *(
+                replace(self.arm(f"{alone}, then {name}", method, alone), init=weights)
+                for name, method in continued.items()
+            ),
+        )
+
+    def multilabel(self) -> list[Arm]:
+        """Return MLS's claims: number of positives, positives alone, two dictionaries; reductions, weights swept."""
+        changed: dict[str, Settings] = {f"k {k}": {"method.k": k} for k in (1, 5, 20, 40)}
+        changed |= {
+            "positives alone": {"method.variant": "bce_pos"},
+            "features alone": {"method.logit_source": "feature"},
+            "projections alone": {"method.label_source": "projection"},
+        }
+        swept = every({"method.weight": (0.05, 0.2, 0.5), "optimiser.lr": (RATES["mls"],)})
+        reductions: dict[str, Settings] = {
+            "per positive": {"method.reduction": "per_positive"},
+            "literal mean": {"method.reduction": "mean", "method.logit_bias": 0.0},
+            "sum": {"method.reduction": "sum"},
+            "balanced": {"method.reduction": "balanced"},
+        }
+        return [
+            *(self.arm(f"MLS, {name}", "mls", "MLS", said) for name, said in changed.items()),
+            *(
+                replace(self.arm(f"MLS, {name}, weight swept", "mls", "MLS", said), tries=swept)
+                for name, said in reductions.items()
+            ),
+        ]
+
+    def terms_and_views(self) -> list[Arm]:
+        """Return UniVIP's terms off in turn, S2R2's views, temperatures and relaxation, MSVQ's two parts."""
+        scene, instance = {"method.scene_instance_weight": 0.0}, {"method.instance_weight": 0.0}
+        univip: dict[str, Settings] = {
+            "without scene to instance": scene,
+            "without instance to instance": instance,
+            "overlap rule alone": {**scene, **instance},
+        }
+        s2r2: dict[str, Settings] = {f"{views} views": {"method.views": views} for views in (2, 8)}
+        s2r2 |= {f"temperature {value}": {"method.temperature": value} for value in (0.01, 0.02, 0.1)}
+        s2r2["histogram"] = {"method.relaxation": "hist"}
+        return [
+            self.arm("SwAV", "swav", "random init"),
+            *(self.arm(f"UniVIP, {name}", "univip", "UniVIP", said) for name, said in univip.items()),
+            *(self.arm(f"S2R2, {name}", "s2r2", "S2R2", said) for name, said in s2r2.items()),
+            self.arm("MSV", "msvq", "ReSSL", {"method.variant": "msv"}),
+            self.arm("MQ", "msvq", "ReSSL", {"method.variant": "mq"}),
+        ]
+
+    def objects(self) -> list[Arm]:
+        """Return object-aware crops across the methods; those of MoCo v2 that are headline arms are not repeated."""
+        known = [arm.label for arm in self.headline()]
+        kinds = {
+            "object crops": ("object", "objects"),
+            "random boxes": ("object", "random"),
+            "object and scene crops": ("object-scene", "objects"),
+        }
+        return [
+            replace(self.arm(f"{name}, {kind}", method, name), crops=crops, proposals=boxes)
+            for name, method in {"MoCo v2": "mocov2", "BYOL": "byol", "MLS": "mls", "S2R2": "s2r2"}.items()
+            for kind, (crops, boxes) in kinds.items()
+            if f"{name}, {kind}" not in known
+        ]
+
+
+def study(*, seeds: tuple[int, ...] = SEEDS[:1], full: bool = False) -> Study:
+    """Return the headline pairs, or the full grid, on the photos that SCENEWISE_DATA names."""
+    folder, grid = data(), Grid(seeds=seeds, tries=full)
+    voc = f"voc:{folder / 'voc'}"
+    labelled = f"{voc}?classes={CLASSES}"
+    arms = grid.headline()
+    if full:
+        arms += (*grid.generic(), *grid.multilabel(), *grid.terms_and_views(), *grid.objects())
+    return Study(
+        name="Scenes, small" + (", the full grid" if full else ""),
+        about="A part of VOC and small images: no figure here can be compared with a published one.",
+        data=(f"{voc}?split=trainval", f"folder:{folder / 'scenes_extra' / 'JPEGImages'}"),
+        size=96,
+        passes=PASSES,
+        choose_on=Split(train=f"{labelled}&split=train", test=f"{labelled}&split=val"),
+        choose_by="linear",
+        test_on=Split(train=f"{labelled}&split=trainval", test=f"{labelled}&split=test"),
+        protocols=("knn", "linear", "svm"),
+        settings=COMMON,
+        boxes={"objects": Boxes(), "random": Boxes(generator="random", like="objects")},
+        arms=arms,
+    )
+
+
+STUDY = study()
