@@ -11,7 +11,6 @@ read after every batch. `making the index` is the first start. Linux only.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from rows import Row, row, table, write
+from rows import Row, row, run_alone
 
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 WORKERS, BATCHES = 2, 12
@@ -126,18 +125,5 @@ def rows(*, quick: bool, files: int = 100_000) -> list[Row]:
     ]
 
 
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=100_000, help="photos at most")
-    parser.add_argument("--quick", action="store_true", help="10,000 photos at most, one round")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    found = rows(quick=options.quick, files=options.files)
-    print(table(found))
-    if options.json:
-        write(options.json, found)
-
-
 if __name__ == "__main__":
-    main()
+    run_alone(rows, __doc__, files=100_000)

@@ -147,13 +147,18 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def run_alone(rows: Callable[..., list[Row]], description: str | None) -> None:
-    """Run one benchmark as a command: `--quick` for a first look, `--json FILE` for the rows beside the table."""
+def run_alone(rows: Callable[..., list[Row]], description: str | None, *, files: int | None = None) -> None:
+    """Run one benchmark as a command: `--quick` for a first look, `--json FILE` for the rows beside the table.
+
+    files: of a benchmark that makes photos, how many at most, unless `--files` says otherwise.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     parser.add_argument("--json", type=Path)
+    if files is not None:
+        parser.add_argument("--files", type=int, default=files, help="photos at most")
     options = parser.parse_args()
-    found = rows(quick=options.quick)
+    found = rows(quick=options.quick) if files is None else rows(quick=options.quick, files=options.files)
     print(table(found))
     if options.json:
         write(options.json, found)

@@ -13,7 +13,6 @@ The photos are hard links in a temporary folder, hot in the system's cache: on a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rows import Row, compare, row, table, write
+from rows import Row, compare, row, run_alone
 
 COUNTS = (1_000, 10_000, 100_000)
 PARTS = ("import", "index", "plan", "first step")
@@ -170,18 +169,5 @@ def rows(*, quick: bool, files: int = COUNTS[-1]) -> list[Row]:
     return [*measured(FIRST, first), *measured(SECOND, second), *further]
 
 
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=COUNTS[-1], help="photos at most")
-    parser.add_argument("--quick", action="store_true", help="10,000 photos at most, one round")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    found = rows(quick=options.quick, files=options.files)
-    print(table(found))
-    if options.json:
-        write(options.json, found)
-
-
 if __name__ == "__main__":
-    main()
+    run_alone(rows, __doc__, files=COUNTS[-1])

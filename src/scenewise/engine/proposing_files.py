@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
+from scenewise.engine.begun import check_same
 from scenewise.engine.display import Display
 from scenewise.errors import UserError
 from scenewise.proposals.partial import Partial, start_partial
@@ -50,7 +49,7 @@ def begin(out: Path, origin: Origin, *, resume: bool, overwrite: bool, display: 
         display.say(f"nothing to resume at {out}: starting from the beginning")
     if out.exists():
         try:
-            _check_same(out, read_header(out).origin, origin)
+            check_same(out, read_header(out).origin, origin)
         except UserError as error:
             _must(overwrite, error, display)
         else:
@@ -95,29 +94,8 @@ def _reason(error: UserError) -> str:
 def _open_begun(path: Path, origin: Origin) -> Partial:
     partial = Partial(path)
     try:
-        _check_same(path, partial.origin, origin)
+        check_same(path, partial.origin, origin)
     except UserError:
         partial.close()
         raise
     return partial
-
-
-def _check_same(path: Path, found: Origin, asked: Origin) -> None:
-    """Raise UserError with every value in which the origin of a file is not the one that is asked for."""
-    first, second = _flat(found), _flat(asked)
-    changes = [
-        f"{name} is {first.get(name)!r} there and {second.get(name)!r} now"
-        for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name)
-    ]
-    if changes:
-        raise UserError(
-            f"--resume: {path} was begun otherwise: {'; '.join(changes)}.\n"
-            "Ask for the same, name another --out, or begin anew with --overwrite"
-        )
-
-
-def _flat(origin: Origin) -> dict[str, Any]:
-    content = dataclasses.asdict(origin)
-    parts = {f"{part}.{name}": value for part in ("settings", "versions") for name, value in content.pop(part).items()}
-    return content | parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Mapping
@@ -44,9 +45,9 @@ class Awaited:
 
     def __init__(self, values: Mapping[str, Tensor | float]) -> None:
         tensors = {name: value.detach().double() for name, value in values.items() if isinstance(value, Tensor)}
-        self._names = list(values)
-        self._known = {name: float(value) for name, value in values.items() if not isinstance(value, Tensor)}
-        self._places = {name: place for place, name in enumerate(tensors)}
+        self._awaited = list(tensors)
+        # in the order they are told, whatever has to come yet
+        self._known = {name: math.nan if name in tensors else float(value) for name, value in values.items()}
         means = mean_over_ranks(torch.stack(list(tensors.values()))) if tensors else torch.zeros(0)
         self._here = torch.empty(means.shape, dtype=means.dtype, pin_memory=means.is_cuda)
         self._here.copy_(means, non_blocking=True)
@@ -56,8 +57,7 @@ class Awaited:
         """Return the scalars as plain floats, once they have come."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        found = self._here.tolist()
-        return {name: found[self._places[name]] if name in self._places else self._known[name] for name in self._names}
+        return self._known | dict(zip(self._awaited, self._here.tolist(), strict=True))
 
 
 def arrival(device: torch.device) -> torch.cuda.Event | None:

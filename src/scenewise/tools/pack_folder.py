@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
+from scenewise.engine.begun import check_same
 from scenewise.engine.display import Display
 from scenewise.engine.folder import writing
 from scenewise.engine.logs import SKIPPED
@@ -15,6 +14,8 @@ from scenewise.sources.shards_format import INDEX, JOURNAL, MANIFEST, OBJECTS, M
 from scenewise.tools.pack_journal import Journal, start_journal
 from scenewise.tools.pack_tar import checksum_file
 from scenewise.tools.pack_writing import SHARD
+
+SHOWN = 4  # values that differ: of a folder with many splits there are many
 
 
 def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -54,7 +55,7 @@ def begin(out: Path, origin: Origin, *, resume: bool, overwrite: bool, display: 
         if resume and path.exists():
             journal = Journal(path)
             try:
-                check_same(path, journal.origin, origin)
+                check_same(path, journal.origin, origin, most=SHOWN)
                 _remove_stale(out, journal)
             except BaseException:
                 journal.close()
@@ -62,7 +63,7 @@ def begin(out: Path, origin: Origin, *, resume: bool, overwrite: bool, display: 
             display.say(f"going on after {journal.images} of {sum(each.images for each in origin.splits)} images")
             return journal
         if resume and (out / MANIFEST).exists():
-            check_same(out, read_manifest(out).origin, origin)
+            check_same(out, read_manifest(out).origin, origin, most=SHOWN)
             display.say(f"{out} is complete: nothing to do")
             return None
     except UserError:
@@ -83,31 +84,3 @@ def _remove_stale(out: Path, journal: Journal) -> None:
     for path in sorted(out.iterdir(), key=lambda path: path.name != MANIFEST):
         if is_own(path.name) and path.name not in kept:
             path.unlink()
-
-
-def check_same(path: Path, found: Origin, asked: Origin) -> None:
-    """Raise UserError with every value in which the origin of a folder is not the one that is asked for."""
-    first, second = _flat(dataclasses.asdict(found)), _flat(dataclasses.asdict(asked))
-    changes = [
-        f"{name} is {first.get(name)!r} there and {second.get(name)!r} now"
-        for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name)
-    ]
-    if changes:
-        raise UserError(
-            f"--resume: {path} was begun otherwise: {'; '.join(changes[:4])}.\n"
-            "Ask for the same, name another --out, or begin anew with --overwrite"
-        )
-
-
-def _flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Return the values of a tree of mappings and sequences by their dotted names."""
-    if isinstance(content, (list, tuple)):
-        content = {str(number): value for number, value in enumerate(content)}
-    if not isinstance(content, dict):
-        return {name: content}
-    return {
-        inner: value
-        for key, part in content.items()
-        for inner, value in _flat(part, f"{name}.{key}" if name else key).items()
-    }
