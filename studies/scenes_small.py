@@ -187,20 +187,17 @@ class Grid:
         ]
 
 
-def study(*, seeds: tuple[int, ...] = SEEDS[:1], full: bool = False) -> Study:
-    """Return the headline pairs, or the full grid, on the photos that SCENEWISE_DATA names."""
-    folder, grid = data(), Grid(seeds=seeds, tries=full)
+def on_photos(name: str, arms: tuple[Arm, ...], *, size: int, passes: float) -> Study:
+    """Return a study of these arms on the photos that SCENEWISE_DATA names."""
+    folder = data()
     voc = f"voc:{folder / 'voc'}"
     labelled = f"{voc}?classes={CLASSES}"
-    arms = grid.headline()
-    if full:
-        arms += (*grid.generic(), *grid.multilabel(), *grid.terms_and_views(), *grid.objects())
     return Study(
-        name="Scenes, small" + (", the full grid" if full else ""),
+        name=name,
         about="A part of VOC and small images: no figure here can be compared with a published one.",
         data=(f"{voc}?split=trainval", f"folder:{folder / 'scenes_extra' / 'JPEGImages'}"),
-        size=96,
-        passes=PASSES,
+        size=size,
+        passes=passes,
         choose_on=Split(train=f"{labelled}&split=train", test=f"{labelled}&split=val"),
         choose_by="linear",
         test_on=Split(train=f"{labelled}&split=trainval", test=f"{labelled}&split=test"),
@@ -209,6 +206,15 @@ def study(*, seeds: tuple[int, ...] = SEEDS[:1], full: bool = False) -> Study:
         boxes={"objects": Boxes(), "random": Boxes(generator="random", like="objects")},
         arms=arms,
     )
+
+
+def study(*, seeds: tuple[int, ...] = SEEDS[:1], full: bool = False) -> Study:
+    """Return the headline pairs, or the full grid."""
+    grid = Grid(seeds=seeds, tries=full)
+    arms = grid.headline()
+    if full:
+        arms += (*grid.generic(), *grid.multilabel(), *grid.terms_and_views(), *grid.objects())
+    return on_photos("Scenes, small" + (", the full grid" if full else ""), arms, size=96, passes=PASSES)
 
 
 STUDY = study()

@@ -184,7 +184,7 @@ def test_a_study_file_may_import_its_neighbours(tmp_path: Path) -> None:
     assert load_study(tmp_path / "study.py").name == "x"
 
 
-@pytest.mark.parametrize("name", ["scenes_small", "scenes_small_full", "cifar10_msvq"])
+@pytest.mark.parametrize("name", ["scenes_small", "scenes_small_full", "objects_small", "cifar10_msvq"])
 def test_the_studies_here_can_be_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCENEWISE_DATA", raising=False)
     for module in ("scenes_small",):

@@ -211,6 +211,20 @@ def test_slots_scale_overrides_the_augmentations() -> None:
     assert areas["small"].min() >= 0.05 * 0.97 and areas["small"].max() <= 0.14 * 1.03
 
 
+def test_a_raised_lower_bound_leaves_small_crops_alone() -> None:
+    """The control of object-aware crops: larger crops share more without any proposal."""
+    raised, plain = Scene(scene_scale=0.6), Scene(scene_scale=0.1)
+    drawn = [raised((500, 500), None, SLOTS, np.random.default_rng(i)) for i in range(200)]
+    areas = {name: np.concatenate([describe(d.boxes[name], (500, 500))["scale"] for d in drawn]) for name in SLOTS}
+    assert areas["query"].min() >= 0.6 * 0.98 and areas["query"].max() > 0.9
+    assert areas["small"].max() <= 0.14 * 1.03
+    for seed in range(20):  # a bound below the slot's own changes nothing
+        low, usual = (p((300, 500), None, SLOTS, np.random.default_rng(seed)) for p in (plain, Scene()))
+        assert all(np.array_equal(low.boxes[name], usual.boxes[name]) for name in SLOTS)
+    with pytest.raises(UserError, match=r"crops.scene_scale: 1.5 must be a share of the photo, 0 to 1"):
+        Scene(scene_scale=1.5)
+
+
 def test_names() -> None:
     assert policy_class("scene") is Scene and policy_name(Scene()) == "scene"
     assert all(policy_name(kind()) == name and kind.title for name, kind in POLICIES.items())

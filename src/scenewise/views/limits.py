@@ -22,6 +22,7 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
             lambda value: 0 <= value[0] <= value[1] < math.inf,
             "two finite lengths, 0 or more, the shorter first",
         ),
+        "scene_scale": (lambda value: 0 <= value <= 1, "a share of the photo, 0 to 1"),
         "object_scale": (lambda value: 0 <= value <= 1, "a share of the window, 0 to 1"),
         "context_scale": (lambda value: 0 <= value <= 1, "a share of the window, 0 to 1"),
         "mean_area": (lambda value: 0 < value <= 1, "a share of the photo, above 0 and at most 1"),

@@ -23,10 +23,10 @@ from scenewise.views.regions import Range, RegionPolicy, Regions, Window, crop
 from scenewise.views.scene import Scene, scene_instead
 from scenewise.views.slots import REFERENCE_SIZE, Slot, full_size
 from scenewise.views.windows import (
-    context_range,
     inside,
     object_range,
     object_windows,
+    raised_range,
     released_windows,
     shifted_window,
     usable_proposals,
@@ -86,7 +86,7 @@ class Object(RegionPolicy):
         ranges = {
             name: (
                 object_range(slot, mean_area=self.mean_area, smallest=self.object_scale),
-                context_range(slot, smallest=self.context_scale),
+                raised_range(slot, smallest=self.context_scale),
             )
             for name, slot in slots.items()
         }

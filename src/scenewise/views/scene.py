@@ -11,27 +11,40 @@ import numpy as np
 
 from scenewise.types import Size, View
 from scenewise.views.instances import with_instances
+from scenewise.views.limits import check_settings
 from scenewise.views.regions import RegionPolicy, Regions, scene_crops
 from scenewise.views.slots import Slot
+from scenewise.views.windows import raised_range
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scene(RegionPolicy):
     """Random resized crops of the whole photo, drawn independently: the baseline of every method.
 
-    The area range is the slot's `scale`, else its augmentation's. Views are drawn in the order of the slots, instances
-    after them.
+    The area range is the slot's `scale`, else its augmentation's, from `scene_scale` on where that is set. Views are
+    drawn in the order of the slots, instances after them.
     """
 
     needs_proposals: ClassVar[bool] = False
     title: ClassVar[str] = "independent random crops of the whole photo (the baseline)"
 
+    # smallest share of the photo a view covers, small crops but; None: the slot's. Raised, it is the control of
+    # object-aware crops: crops that share more because they are larger (Mishra et al., ablation of the area's bound)
+    scene_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(dataclasses.asdict(self))
+
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
     ) -> Regions:
         """Return random crops; the proposals are looked at for instance slots only."""
-        views = {name: slot for name, slot in slots.items() if not slot.instance}
+        views = {
+            name: dataclasses.replace(slot, scale=raised_range(slot, smallest=self.scene_scale))
+            for name, slot in slots.items()
+            if not slot.instance
+        }
         boxes = {name: scene_crops(size, slot, generator) for name, slot in views.items()}
         kinds = {name: np.full(slot.count, View.SCENE, np.int8) for name, slot in views.items()}
         return with_instances(Regions(boxes, kinds), size, proposals, slots, generator)

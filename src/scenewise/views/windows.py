@@ -157,7 +157,7 @@ def object_range(slot: Slot, *, mean_area: float | None, smallest: float | None)
     return (low, high) if smallest is None or is_small(slot) else (smallest, high)
 
 
-def context_range(slot: Slot, *, smallest: float | None) -> Range:
-    """Return the share of the dilated window that a view of the slot covers: at least `smallest`, but small crops."""
+def raised_range(slot: Slot, *, smallest: float | None) -> Range:
+    """Return the slot's area range with a lower bound of at least `smallest`; small crops keep theirs."""
     low, high = area_range(slot)
     return (low, high) if smallest is None or is_small(slot) else (max(low, smallest), high)
