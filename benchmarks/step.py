@@ -26,7 +26,8 @@ from rows import Row, compare, run_alone, take_turns
 from scenewise.engine.config import build
 from scenewise.engine.display import Quiet
 from scenewise.engine.loop import Loop
-from scenewise.engine.plan import choose_precision, make_plan
+from scenewise.engine.machine import choose_precision
+from scenewise.engine.plan import make_plan
 from scenewise.engine.processes import make_fabric, quiet_libraries
 from scenewise.engine.watch import Stopwatch
 from scenewise.sources import open_source

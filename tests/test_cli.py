@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_group
 
 from scenewise import api, cli
 from scenewise.backbones import load_subject
 from scenewise.cli.options import PROTOCOL_NAMES
-from scenewise.engine.config import flat_settings
+from scenewise.engine.config_tree import flat_settings
 from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.protocols import load_protocol
 from scenewise.evaluate.run import choose_protocols
@@ -27,23 +28,7 @@ from scenewise.tools.judge import Terms, protocol_options
 TINY = ["--backbone", "test_resnet", "--size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 TINY += ["--precision", "32", "--device", "cpu", "--set", "engine.threads=1", "--set", "engine.tensorboard=false"]
 TINY += ["--set", "method.width=16"]
-COMMANDS = (
-    "demo",
-    "audit",
-    "propose",
-    "pack",
-    "inspect",
-    "pretrain",
-    "evaluate",
-    "compare",
-    "study",
-    "embed",
-    "export",
-    "methods",
-    "protocols",
-    "recipes",
-    "backbones",
-)
+COMMANDS = tuple(get_group(cli.app).commands)
 
 
 @pytest.fixture(scope="module")
@@ -346,11 +331,11 @@ def test_the_length_reaches_what_is_trained(
 ) -> None:
     seen: list[Terms] = []
 
-    def stop(_subject: str, _data: str, terms: Terms, **_: object) -> None:
+    def stop(terms: Terms, *_: object) -> None:
         seen.append(terms)
         raise UserError("seen")
 
-    monkeypatch.setattr(api, "judge", stop)
+    monkeypatch.setattr("scenewise.tools.judge.check_names", stop)
     refused(capsys, "evaluate", str(run), "--data", "synthetic:60", "--iterations", "7", "--set", "linear.momentum=0.5")
     assert (seen[0].iterations, seen[0].epochs) == (7, None)
     assert seen[0].options == {"linear": {"momentum": 0.5}}

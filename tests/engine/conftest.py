@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scenewise.engine.config import RunConfig, build, merge
+from scenewise.engine.config import RunConfig, build
+from scenewise.engine.config_tree import merge
 from scenewise.engine.display import Display
 from scenewise.engine.run import Run, pretrain_run
 

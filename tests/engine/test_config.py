@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenewise.api import configuration_tree
-from scenewise.engine.config import assign, build, flat_settings, flatten, merge, read_yaml, to_tree, to_yaml
+from scenewise.engine.config import build, flatten, to_tree, to_yaml
+from scenewise.engine.config_tree import assign, flat_settings, merge, read_yaml
 from scenewise.errors import UserError
 from scenewise.methods import method_class, method_names
 from scenewise.views.augmentations import AUGMENTATIONS
@@ -45,7 +46,7 @@ def test_every_unknown_name_and_wrong_value_is_told_at_once_with_the_nearest_nam
         "engine.epochs: 'many'",
         "engine.batchsize: no such setting. Did you mean 'engine.batch_size'?",
         "optimizer: no such setting. Did you mean 'optimiser'?",
-        "method.temperature: 0.0 must be more than 0",
+        "method.temperature: 0 must be more than 0",
         "seed: -1 must be a whole number, 0 or more",
     ):
         assert expected in text
@@ -71,9 +72,16 @@ def test_every_unknown_name_and_wrong_value_is_told_at_once_with_the_nearest_nam
         ("method.weight", float("nan"), "finite"),
         ("method.momentum", 1.5, "0 to 1"),
         ("method.k", -1, "0 or more"),
-        ("method.k", "three", "integer"),
-        ("method.k", 2.5, "integer"),
-        ("method.k", {"of": 3}, "integer"),
+        ("method.k", "three", "'three' must be a whole number"),
+        ("method.k", 2.5, "2.5 must be a whole number"),
+        ("method.k", {"of": 3}, "a whole number"),
+        ("method.logit_bias", "much", "'much' must be a number or 'calibrated'"),
+        ("engine.compile", "maybe", "'maybe' must be true or false"),
+        ("data.source", 3, "3 must be text"),
+        ("data.mean", [0.5, 0.5], "must be a longer list"),
+        ("data.mean", [0.5] * 4, "must be a shorter list"),
+        ("data.mean", 0.5, "must be a list"),
+        ("data.std", [0.2, 0.2, float("nan")], "nan must be a finite number"),
         ("probe.limit", 3, "at least 20"),
     ],
 )

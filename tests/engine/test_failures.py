@@ -90,9 +90,9 @@ def test_data_that_vanish_stop_the_run_in_words(
     shutil.copytree(photos, pool)
     real = Loop.run
 
-    def vanish(self: Loop, probe: object) -> None:
+    def vanish(self: Loop, probe: Any, signals: Any) -> None:
         shutil.rmtree(pool)
-        real(self, probe)
+        real(self, probe, signals)
 
     monkeypatch.setattr(Loop, "run", vanish)
     sections = {"data": {"source": str(pool), "max_skipped": 1.0}, "engine": {"workers": workers}}

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from scenewise.engine.check import check_config
 from scenewise.engine.config import build
 from scenewise.engine.loop import Loop
-from scenewise.engine.plan import decide_optimiser, make_plan, slow_teachers
-from scenewise.engine.run import Run, check_config, pretrain_run
+from scenewise.engine.optim import decide_optimiser
+from scenewise.engine.plan import make_plan, slow_teachers
+from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import UserError
 from scenewise.methods import method_class, method_names
 from scenewise.sources import open_source
@@ -106,11 +108,11 @@ def test_other_colours_are_subtracted_where_asked_and_kept_in_the_weights(
     ("name", "setting", "message"),
     [
         ("s2r2", {"views": 1}, r"method\.views: 1 is too few"),
-        ("s2r2", {"query_views": 5}, r"method\.query_views: 5 must be between 1 and the 4 views"),
+        ("s2r2", {"query_views": 5}, r"method\.query_views: 5 must be at most the 4 views"),
         ("swav", {"prototypes": 1}, r"method\.prototypes: 1 must be at least 2"),
         ("swav", {"dictionary_size": 8}, r"method\.dictionary_size: 8 must be larger than the batch size 8, or 0"),
         ("msvq", {"dictionary_size": 4}, r"method\.dictionary_size: 4 must be larger than the batch size 8"),
-        ("msf", {"k": 100}, r"method\.k: 100 must be between 1 and the bank's 16 rows"),
+        ("msf", {"k": 100}, r"method\.k: 100 must be at most the bank's 16 rows"),
         ("densecl", {"weight": 2.0}, r"method\.weight: 2\.0 must be 0 to 1"),
         ("ressl", {"weak": "wek"}, r"method\.weak: unknown name 'wek'. Did you mean 'weak'"),
     ],

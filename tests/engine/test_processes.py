@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from scenewise.engine.checkpoints import load_checkpoint
-from scenewise.engine.config import merge, to_yaml
+from scenewise.engine.config import to_yaml
+from scenewise.engine.config_tree import merge
 from scenewise.engine.processes import gather_objects, highest, share_statistics, together
 from scenewise.engine.run import Run
 from scenewise.errors import UserError

@@ -326,7 +326,7 @@ def test_auto_spends_no_time_on_data_that_cannot_be_trained_on(
 def test_an_image_replaced_while_a_run_was_stopped_ends_it_in_words(
     train: Train, pool: Path, tmp_path: Path, made: list[Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Loop, probe: object) -> None:
+    def stop(self: Loop, probe: object, signals: object) -> None:
         self.save()
         raise Interrupted(15)
 

@@ -160,6 +160,15 @@ def test_an_interrupted_making_loses_nothing_and_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["p.arrow"]
 
 
+def test_a_signal_at_the_last_image_is_told(make: Make, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.arrow"
+    with pytest.raises(Interrupted):
+        make(out, Fake(kill_at(COUNT, signal.SIGTERM)))
+    assert not out.exists()
+    assert make(out, resume=True).made == 0
+    assert out.read_bytes() == reference.read_bytes()
+
+
 def test_killed_again_and_again_the_file_is_that_of_one_run(
     make: Make, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

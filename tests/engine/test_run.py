@@ -22,8 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from scenewise.backbones import create_backbone, load_backbone
+from scenewise.engine import run as engine_run
 from scenewise.engine.checkpoints import load_checkpoint
-from scenewise.engine.config import build, read_yaml
+from scenewise.engine.config import build
+from scenewise.engine.config_tree import read_yaml
 from scenewise.engine.display import Bar, Quiet
 from scenewise.engine.loop import Loop
 from scenewise.engine.run import Run, pretrain_run
@@ -150,6 +152,63 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     assert not (tmp_path / "run" / "backbone.safetensors").exists()
     workers = {"workers": 2} if number == signal.SIGINT else {}
     assert_same(reference, train(tmp_path / "run", resume=True, engine=workers))
+
+
+@pytest.mark.parametrize(
+    ("when", "number"),
+    [("the last step", signal.SIGINT), ("the backbone", signal.SIGTERM), ("the page", signal.SIGINT)],
+)
+def test_a_signal_at_the_very_end_leaves_a_complete_run_and_is_told(
+    train: Train,
+    settings: Callable[..., Any],
+    reference: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    number: signal.Signals,
+) -> None:
+    def stop() -> None:
+        os.kill(os.getpid(), number)
+
+    def page(folder: Path) -> None:
+        if when == "the page":
+            stop()
+        (folder / "report.html").write_text("page")
+
+    real = engine_run.save_backbone
+
+    def save(*given: Any, **named: Any) -> None:
+        if when == "the backbone":
+            stop()
+        real(*given, **named)
+
+    before, out = signal.getsignal(number), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_run, "save_backbone", save)
+        if when == "the last step":
+            stop_after(patch, 10, stop)
+        with pytest.raises(Interrupted) as caught:
+            pretrain_run(settings(), out, report=page)
+    assert caught.value.signal == number
+    assert signal.getsignal(number) == before
+    assert (out / "report.html").read_text() == "page"
+    assert_same(reference, train(out, resume=True))
+
+
+def test_a_run_goes_on_though_the_times_of_its_photos_have_changed(
+    train: Train, photos: Path, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, run = tmp_path / "pool", tmp_path / "run"
+    shutil.copytree(photos, pool)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(run, data={"source": str(pool)})
+    for path in pool.rglob("*.jpg"):  # the folders keep theirs, so that they tell nothing
+        os.utime(path, ns=(1, 10**18))
+    resumed = train(run, data={"source": str(pool)}, resume=True)
+    assert resumed.backbone.read_bytes() == reference.backbone.read_bytes()
+    assert not (run / "skipped.csv").exists()
 
 
 def test_a_second_signal_stops_at_once(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,8 @@ def test_recall_at_more_than_there_are_is_left_out_and_said(backbone):
         ({"min_side": 500}, r"train data: no labelled box .* is left: 0 are ignored, \d+ have a side under 500 px"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(backbone, options, message):
+def test_settings_that_do_not_fit_are_refused(backbone, options, message, monkeypatch):
+    monkeypatch.setattr(objects, "object_features", None)  # no image is read before
     with pytest.raises(UserError, match=message):
         evaluate_exam(make_exam(backbone), protocols=["objects"], options={"objects": options})
 

@@ -167,9 +167,36 @@ def test_what_is_wrong_is_said_before_any_image_is_read(backbone, make_source):
     assert train.read_count == test.read_count == 0 and backbone.calls == []
 
 
-def test_more_neighbours_than_training_images_are_refused(backbone, make_source):
-    with pytest.raises(UserError, match=r"knn\.k: 20 is not possible with 10 training images"):
-        evaluate(backbone, make_source("train", 10), make_source("test"), protocols=["knn"], options={})
+@pytest.mark.parametrize(
+    ("protocol", "settings", "more", "words"),
+    [
+        ("knn", {"k": 61}, {}, r"knn\.k: 61 is not possible with 60 training images"),
+        ("knn", {"k": 20}, {"limit": 10}, r"knn\.k: 20 is not possible with 10 training images"),
+        ("knn", {}, {"min_positives": 61}, r"data: 0 of 3 classes are left to judge.*--min-positives"),
+        ("knn", {}, {"resamples": 0}, r"resamples: 0 is too few"),
+        ("linear", {}, {"min_positives": 61}, r"data: 0 of 3 classes are left to judge"),
+        ("retrieve", {"gallery": "test"}, {"limit": 1}, r"retrieve\.gallery: 'test' needs at least 2 test images"),
+        (
+            "svm-lowshot",
+            {"k": (60,), "grid": 0},
+            {},
+            r"svm-lowshot\.k: class \w+ has \d+ positives .*smaller k than 60",
+        ),
+        ("finetune", {}, {"limit": 1}, r"finetune: 1 training image is too few"),
+        ("semi", {}, {"limit": 1}, r"semi: 1 training image is too few"),
+    ],
+)
+def test_what_the_data_cannot_hold_is_refused_before_any_image_is_read(
+    backbone, make_source, protocol, settings, more, words
+):
+    train, test = make_source("train", multi=True), make_source("test", 40, multi=True)
+    if "limit" in more:
+        for source in (train, test):
+            source.labels()[:] = 1
+    exam = Exam(backbone=backbone, train=train, test=test, size=8, **more)
+    with pytest.raises(UserError, match=words):
+        evaluate_exam(exam, protocols=[protocol], options={protocol: settings})
+    assert train.read_count == test.read_count == 0 and backbone.calls == []
 
 
 def test_two_subjects_are_compared_on_the_same_images(backbone, make_source):

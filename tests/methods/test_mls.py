@@ -348,7 +348,7 @@ def test_on_little_data_fewer_rows_are_positives_and_it_is_said() -> None:
     assert MLS.resolve(MLS.Config(k=20), images=5_415, batch_size=128)[0].k == 20
 
 
-@pytest.mark.parametrize(("k", "problem"), [(33, "between 0 and the dictionary's 32 rows"), (-1, "between 0 and")])
+@pytest.mark.parametrize(("k", "problem"), [(33, "at most the dictionary's 32 rows"), (-1, "0 or more")])
 def test_a_k_beyond_the_dictionary_is_refused(k: int, problem: str) -> None:
     with pytest.raises(UserError, match=rf"method\.k: {k} must be {problem}"):
         MLS.resolve(MLS.Config(k=k, dictionary_size=32), images=500, batch_size=8)

@@ -189,7 +189,7 @@ def test_the_defaults_are_the_authors_and_the_weak_target_is_a_name_away() -> No
     assert {name: slot.augmentation for name, slot in slots.items()} == {"query": "moco", "key": "weak"}
 
 
-@pytest.mark.parametrize("k", [0, 21])
-def test_more_neighbours_than_rows_are_refused(k: int) -> None:
-    with pytest.raises(UserError, match=rf"method\.k: {k} must be between 1 and the bank's 20 rows"):
+@pytest.mark.parametrize(("k", "problem"), [(0, "at least 1"), (21, "at most the bank's 20 rows")])
+def test_more_neighbours_than_rows_are_refused(k: int, problem: str) -> None:
+    with pytest.raises(UserError, match=rf"method\.k: {k} must be {problem}"):
         MSF.resolve(MSF.Config(k=k, dictionary_size=20), images=500, batch_size=8)

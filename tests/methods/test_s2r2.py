@@ -188,11 +188,11 @@ def test_it_keeps_neither_teacher_nor_queue_nor_buffers(lab) -> None:
     ("choices", "problem"),
     [
         ({"views": 1}, r"method\.views: 1 is too few: ranking needs at least 2 views of an image"),
-        ({"views": 0, "small_views": 3}, r"method\.views: 0 is too few"),
-        ({"small_views": -1}, r"method\.small_views: -1 must be 0 or more"),
-        ({"query_views": 0}, r"method\.query_views: 0 must be between 1 and the 4 views of an image"),
-        ({"query_views": 7, "small_views": 2}, r"method\.query_views: 7 must be between 1 and the 6 views"),
-        ({"temperature": 0.0}, r"method\.temperature: 0\.0 must be above 0"),
+        ({"views": 0, "small_views": 3}, r"method\.views: 0 must be 1 to 64"),
+        ({"small_views": -1}, r"method\.small_views: -1 must be 0 to 64"),
+        ({"query_views": 0}, r"method\.query_views: 0 must be at least 1"),
+        ({"query_views": 7, "small_views": 2}, r"method\.query_views: 7 must be at most the 6 views of an image"),
+        ({"temperature": 0.0}, r"method\.temperature: 0\.0 must be more than 0"),
         ({"bins": 0}, r"method\.bins: 0 must be at least 1"),
     ],
 )

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from scenewise.engine.config import RunConfig, build, merge
+from scenewise.engine.config import RunConfig, build
+from scenewise.engine.config_tree import merge
 from scenewise.engine.optim import learning_rate, peak_learning_rate
 from scenewise.recipes import recipe_names, recipe_tree
 

@@ -15,10 +15,11 @@ import yaml
 
 from scenewise import cli
 from scenewise.backbones.create import check_options
-from scenewise.engine.config import Tree, build, merge, read_yaml
+from scenewise.engine.config import build
+from scenewise.engine.config_tree import Tree, merge, read_yaml
 from scenewise.engine.data import Parts, Pieces
-from scenewise.engine.optim import learning_rate, make_optimiser
-from scenewise.engine.plan import choose_group, decide_optimiser, make_plan
+from scenewise.engine.optim import decide_optimiser, learning_rate, make_optimiser
+from scenewise.engine.plan import choose_group, make_plan
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.recipes import recipe_names, recipe_tree, recipe_yaml

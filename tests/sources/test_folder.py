@@ -221,20 +221,51 @@ def test_a_new_file_anywhere_is_seen(tmp_path: Path, save: SaveImage, monkeypatc
     assert len(list((cache_folder() / "index").glob("*.arrow"))) == 2  # an index that is replaced is removed
 
 
-def test_a_changed_file_is_refused_until_it_is_indexed_again(tmp_path: Path, save: SaveImage) -> None:
+@pytest.mark.parametrize("reindex", [False, True])
+def test_a_changed_file_is_refused_until_it_is_indexed_again(
+    tmp_path: Path, save: SaveImage, monkeypatch: pytest.MonkeyPatch, reindex: bool
+) -> None:
     root = tmp_path / "photos"
     save(root / "a.png")
+    save(root / "b.png")
+    save(root / "c.png")
     open_source(str(root))
     times = root.stat()
-    save(root / "a.png", (20, 30))
+    save(root / "b.png", (20, 30))
     os.utime(root, ns=(times.st_atime_ns, times.st_mtime_ns))
-    stale = open_source(str(root))
-    assert stale[0].size == (6, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr("scenewise.sources.index.LOOKED_AT", 2)  # the first and the last
+        stale = open_source(str(root))
+    assert stale[1].size == (6, 9)
     with pytest.raises(ImageError, match="--reindex"):
-        stale[0].read()
-    fresh = open_source(str(root), reindex=True)
-    assert fresh[0].size == (20, 30) and fresh.fingerprint != stale.fingerprint
-    assert fresh[0].read() == (root / "a.png").read_bytes()
+        stale[1].read()
+    fresh = open_source(str(root), reindex=reindex)
+    assert fresh[1].size == (20, 30) and fresh.fingerprint != stale.fingerprint
+    assert fresh[1].read() == (root / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_files_with_other_times_are_indexed_anew_at_the_next_opening(
+    tmp_path: Path, save: SaveImage, gone: bool
+) -> None:
+    """As after a copy or another mount: the folders' own times may be what they were."""
+    root = tmp_path / "photos"
+    names = [f"{number // 10}/{number:03}.png" for number in range(60)]
+    for number, name in enumerate(names):
+        save(root / name, (6 + number, 9))
+    first = open_source(str(root))
+    times = {folder: folder.stat() for folder in (root, *root.iterdir())}
+    for name in names:
+        os.utime(root / name, ns=(1, 10**18))
+    if gone:
+        (root / names.pop()).unlink()
+    for folder, before in times.items():
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = open_source(str(root))
+    assert _keys(again) == names
+    assert [again[place].size for place in range(len(names))] == [first[place].size for place in range(len(names))]
+    assert all(again[place].read() for place in range(len(names)))
+    assert again.unreadable == ()
 
 
 @pytest.mark.parametrize("damage", [b"", b"ARROW1\0\0 nonsense", None])

@@ -27,7 +27,6 @@ from scenewise.proposals.store import Store
 from scenewise.sources import HasBoxes, Source, open_source, parse_spec, shards_http
 from scenewise.sources.base import HasInstances, HasProposals
 from scenewise.sources.headers import FileReader
-from scenewise.tools.pack import pack_data
 from scenewise.views.scene import Scene
 from scenewise.views.slots import scale_slots
 
@@ -35,7 +34,7 @@ COUNT = 12
 
 
 def pack(data: Path | str, out: Path, **options: Any) -> Source:
-    pack_data(str(data), out, **{"short_side": 64, "shard_images": 5, "workers": 0, **options})
+    api.pack(str(data), out=out, **{"short_side": 64, "shard_images": 5, "workers": 0, **options})
     return open_source(f"shards:{out}")
 
 

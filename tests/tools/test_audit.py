@@ -133,6 +133,22 @@ def test_proposals_of_another_folder_are_refused(photos: Path, tmp_path: Path) -
             api.audit(str(photos), **{option: file})
 
 
+def test_proposals_that_were_packed_are_cut_by_and_need_no_name(tmp_path: Path) -> None:
+    file, shards = tmp_path / "p.arrow", f"shards:{tmp_path / 's'}"
+    api.propose("synthetic:12", out=file, generator="grid", keep=20, workers=0)
+    api.pack("synthetic:12", out=tmp_path / "s", proposals=file, workers=0)
+    taken, named = (
+        api.audit(shards, size=64, proposals=own).to_json() for own in (None, tmp_path / "s" / "proposals-train.arrow")
+    )
+    assert taken["crop_pairs"].keys() == POLICIES.keys()
+    assert taken["crop_pairs"] == named["crop_pairs"]
+    assert [any("packed with the images" in note for note in each["notes"]) for each in (taken, named)] == [True, False]
+    assert not any("--proposals" in line for line in taken["recommendation"]["commands"])
+    without = api.audit(f"{shards}?split=test", size=64).to_json()
+    assert "object" not in without["crop_pairs"]
+    assert not any("packed with the images" in note for note in without["notes"])
+
+
 def timeless(audit: Audit) -> dict[str, Any]:
     """Return the figures without those that time has a part in."""
     content = audit.to_json()

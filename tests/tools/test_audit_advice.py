@@ -52,6 +52,12 @@ def test_small_images_get_msvq_at_their_size() -> None:
     assert recommend(dataclasses.replace(PLAIN, short_side=20.0)).size == min(SIZES)
 
 
+def test_packed_proposals_are_neither_made_nor_named() -> None:
+    packed = recommend(dataclasses.replace(AWARE, proposals=None, packed=True))
+    assert packed.commands == (recommend(AWARE).commands[-1].replace(" --proposals 'my file.arrow'", ""),)
+    assert "--crops object" in packed.commands[0]
+
+
 def test_object_crops_are_recommended_when_they_halve_the_missed_pairs() -> None:
     use = recommend(AWARE)
     assert (use.method, use.crops) == ("mocov2", "object")

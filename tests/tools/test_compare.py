@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,14 @@ from scenewise.backbones import create_backbone, save_backbone
 from scenewise.engine.display import Quiet
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import differences
-from scenewise.tools import compare, judge
-from scenewise.tools.compare import Comparison, compare_subjects, load_all, size_notes
+from scenewise.tools import judge
+from scenewise.tools.compare import compare, load_all, published_name, size_notes
+from scenewise.tools.comparison import Comparison
 from scenewise.tools.judge import Terms
 
 FIRST, SECOND, ABSENT = "random:test_resnet", "random:test_vit", "timm:resnet18"
 DATA = "synthetic:60"
+EXAM: Any = {"data": DATA, "protocol": "knn", "size": 32, "limit": 40}
 TERMS = Terms(protocols=["knn"], size=32, limit=40)
 
 
@@ -37,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def found(weights: str) -> Comparison:
-    return compare_subjects([FIRST, SECOND, weights], DATA, TERMS)
+    return compare([FIRST, SECOND, weights], **EXAM)
 
 
 def test_every_subject_is_compared_to_the_first(found: Comparison, weights: str) -> None:
@@ -83,7 +86,7 @@ def test_sources_are_opened_once_and_every_subject_has_its_bar(monkeypatch: pyte
 
     before = judge.open_source
     monkeypatch.setattr(judge, "open_source", lambda *given, **more: opened.append(given) or before(*given, **more))
-    compare_subjects([FIRST, SECOND], DATA, TERMS, display=Told())
+    compare([FIRST, SECOND], **EXAM, display=Told())
     assert len(opened) == 2  # the training and the test split; the whole is opened to ask for them
     assert [title for title in bars if title.startswith("evaluating")] == [
         f"evaluating {FIRST} (1 of 2)",
@@ -92,15 +95,15 @@ def test_sources_are_opened_once_and_every_subject_has_its_bar(monkeypatch: pyte
 
 
 def test_missing_subjects_are_all_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "open_splits", lambda *_, **__: pytest.fail("data were opened"))
+    monkeypatch.setattr("scenewise.tools.compare.open_splits", lambda *_, **__: pytest.fail("data were opened"))
     with pytest.raises(UserError) as caught:
-        compare_subjects([FIRST, ABSENT, "nowhere/run", "torchvision:resnet18"], DATA, TERMS)
+        compare([FIRST, ABSENT, "nowhere/run", "torchvision:resnet18"], **EXAM)
     named = [problem.partition(": subject: ")[0] for problem in caught.value.problems]
     assert named == [ABSENT, "nowhere/run", "torchvision:resnet18"]
 
 
 def test_missing_subjects_can_be_left_out_and_are_named() -> None:
-    found = compare_subjects([ABSENT, FIRST, SECOND], DATA, TERMS, skip_missing=True)
+    found = compare([ABSENT, FIRST, SECOND], **EXAM, skip_missing=True)
     assert [evaluation.subject for evaluation in found.evaluations] == [FIRST, SECOND]
     assert found.against == FIRST
     assert found.notes[0].startswith(f"left out: {ABSENT}: ")
@@ -110,11 +113,11 @@ def test_missing_subjects_can_be_left_out_and_are_named() -> None:
 
 
 def test_one_subject_that_is_left_is_no_comparison_but_a_table() -> None:
-    found = compare_subjects([ABSENT, FIRST], DATA, TERMS, skip_missing=True)
+    found = compare([ABSENT, FIRST], **EXAM, skip_missing=True)
     assert found.differences == ()
     assert found.to_markdown().startswith("| subject |")
     with pytest.raises(UserError, match="no subject"):
-        compare_subjects([ABSENT, "nowhere"], DATA, TERMS, skip_missing=True)
+        compare([ABSENT, "nowhere"], **EXAM, skip_missing=True)
 
 
 def test_only_what_is_missing_can_be_skipped() -> None:
@@ -125,11 +128,8 @@ def test_only_what_is_missing_can_be_skipped() -> None:
 def test_names_are_checked_all_at_once(weights: str, tmp_path: Path) -> None:
     linked = tmp_path / "linked.safetensors"
     linked.symlink_to(weights)
-    terms = Terms(protocols=["kn"])
     with pytest.raises(UserError) as caught:
-        compare_subjects(
-            [FIRST, FIRST, weights, str(linked)], "synthetic:60", terms, against="random:test_vt", html=tmp_path
-        )
+        compare([FIRST, FIRST, weights, linked], data=DATA, protocol=["kn"], against="random:test_vt", html=tmp_path)
     said = "\n".join(caught.value.problems)
     assert "Did you mean 'knn'" in said
     assert f"{FIRST!r} is named twice;" in said
@@ -137,7 +137,7 @@ def test_names_are_checked_all_at_once(weights: str, tmp_path: Path) -> None:
     assert "--against: unknown name 'random:test_vt'" in said
     assert "--html: cannot write" in said
     with pytest.raises(UserError, match="at least two subjects"):
-        compare_subjects([FIRST], DATA, TERMS)
+        compare([FIRST], **EXAM)
 
 
 def test_other_sizes_are_said(weights: str) -> None:
@@ -154,8 +154,8 @@ def test_every_subject_is_compared_to_published_weights_too(
     found: Comparison, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = {SECOND: "ImageNet weights"}
-    monkeypatch.setattr(compare, "published_name", lambda subject: published.get(subject.name))
-    again = compare_subjects([FIRST, SECOND, weights], DATA, TERMS, against=weights)
+    monkeypatch.setattr("scenewise.tools.compare.published_name", lambda subject: published.get(subject.name))
+    again = compare([FIRST, SECOND, weights], **EXAM, against=weights)
     pairs = list(dict.fromkeys((item.first, item.second) for item in again.differences))
     assert pairs == [(FIRST, weights), (SECOND, weights), (FIRST, SECOND)]
     told = [sentence for sentence in again.sentences() if f"ImageNet weights ({SECOND})" in sentence]
@@ -166,27 +166,27 @@ def test_every_subject_is_compared_to_published_weights_too(
 
 def test_the_page_is_written_and_not_replaced_unasked(tmp_path: Path) -> None:
     html = tmp_path / "page.html"
-    compare_subjects([FIRST, SECOND], DATA, TERMS, html=html)
+    compare([FIRST, SECOND], **EXAM, html=html)
     text = html.read_text()
     assert f"against {FIRST}" in text
     assert "synthetic:60?seed=0&amp;split=test" in text
     with pytest.raises(UserError, match="exists; name another file"):
-        compare_subjects([FIRST, SECOND], DATA, TERMS, html=html)
+        compare([FIRST, SECOND], **EXAM, html=html)
 
 
 def test_a_subject_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise UserError("no image can be read")
 
-    monkeypatch.setattr(compare, "judge_subject", fail)
+    monkeypatch.setattr("scenewise.tools.compare.judge_subject", fail)
     with pytest.raises(UserError, match=f"{FIRST}: no image can be read"):
-        compare_subjects([FIRST, SECOND], DATA, TERMS)
+        compare([FIRST, SECOND], **EXAM)
 
 
 def test_weights_are_called_by_what_they_learnt_from() -> None:
     (subject,), _ = load_all([FIRST], TERMS, skip_missing=False)
-    assert compare.published_name(subject) is None
+    assert published_name(subject) is None
     for method, name in {"timm resnet50.a1_in1k": "ImageNet weights", "timm vit.openai": "published weights"}.items():
         subject.backbone.weights = type(subject.backbone.weights)(size=32, method=method)
         known = type(subject)(subject.backbone, "timm:x", 32, subject.mean, subject.std)
-        assert compare.published_name(known) == name
+        assert published_name(known) == name

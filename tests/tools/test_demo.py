@@ -11,8 +11,7 @@ import pytest
 
 from scenewise.backbones import load_backbone
 from scenewise.engine.display import Quiet
-from scenewise.tools import demo
-from scenewise.tools.demo import demo_tree, run_demo
+from scenewise.tools.demo import demo, demo_tree
 
 
 class Told(Quiet):
@@ -26,9 +25,9 @@ class Told(Quiet):
 
 def test_the_demo_ends_with_a_table_a_report_and_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DATA": "synthetic:96", "SIZE": 32, "EPOCHS": 1, "BACKBONE": "test_resnet"}.items():
-        monkeypatch.setattr(demo, name, value)
+        monkeypatch.setattr(f"scenewise.tools.demo.{name}", value)
     display = Told()
-    out = run_demo(tmp_path / "story", display=display)
+    out = demo(tmp_path / "story", display=display)
     rows = {row["subject"]: row for row in json.loads((out / "results.json").read_text())}
     assert list(rows) == ["random init", "MoCo v2", "MLS"]
     for row in rows.values():

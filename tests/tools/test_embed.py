@@ -17,7 +17,7 @@ from scenewise.engine.display import Quiet
 from scenewise.errors import UserError
 from scenewise.sources import open_source
 from scenewise.tools import embed as module
-from scenewise.tools.embed import embed_data
+from scenewise.tools.embed import embed
 from scenewise.views.collate import normalise
 from scenewise.views.pipeline import test_view as view_of
 
@@ -37,7 +37,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_each_row_is_the_feature_of_its_image(photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "table.parquet"
-    assert embed_data(SUBJECT, str(photos), file, size=32, device="cpu") == 5
+    assert embed(SUBJECT, str(photos), out=file, size=32, device="cpu") == 5
     table = pq.read_table(file).to_pylist()
     source, subject = open_source(str(photos)), load_subject(SUBJECT, size=32)
     assert [row["path"] for row in table] == [source[index].key for index in range(5)]
@@ -53,7 +53,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(photos: Path, tmp_pat
     bad.write_bytes(bad.read_bytes()[:-300])
     display = Quiet()
     file = tmp_path / "table.parquet"
-    assert embed_data(SUBJECT, str(photos), file, size=32, display=display) == 4
+    assert embed(SUBJECT, str(photos), out=file, size=32, display=display) == 4
     assert "ä 3.jpg" not in pq.read_table(file)["path"].to_pylist()
     assert any("left out ä 3.jpg" in warning for warning in display.warnings)
 
@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_written_is_told_and_nothing_is_left(
     file = tmp_path / "table.parquet"
     file.write_bytes(b"the former one")
     with pytest.raises(UserError, match="exists"):
-        embed_data(SUBJECT, str(photos), file, size=32)
+        embed(SUBJECT, str(photos), out=file, size=32)
 
     def refuse(_table: object, path: Path) -> None:
         path.write_bytes(b"some")
@@ -72,15 +72,15 @@ def test_a_file_that_cannot_be_written_is_told_and_nothing_is_left(
 
     monkeypatch.setattr(module.pq, "write_table", refuse)
     with pytest.raises(UserError, match="No space left"):
-        embed_data(SUBJECT, str(photos), file, size=32, overwrite=True)
+        embed(SUBJECT, str(photos), out=file, size=32, overwrite=True)
     assert file.read_bytes() == b"the former one"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "table.parquet"]
 
 
 def test_wrong_places_are_told_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
-        embed_data("nothing", "nowhere", tmp_path)
+        embed("nothing", "nowhere", out=tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        embed_data("nothing", "nowhere", tmp_path / "no" / "table.parquet")
+        embed("nothing", "nowhere", out=tmp_path / "no" / "table.parquet")
     with pytest.raises(UserError, match="Did you mean 'voc'"):
-        embed_data("nothing", "vov:x", tmp_path / "table.parquet")
+        embed("nothing", "vov:x", out=tmp_path / "table.parquet")

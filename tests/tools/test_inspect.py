@@ -15,7 +15,8 @@ from PIL import Image
 
 from scenewise import api, cli
 from scenewise.engine.checkpoints import load_checkpoint
-from scenewise.engine.config import RunConfig, build, read_yaml
+from scenewise.engine.config import RunConfig, build
+from scenewise.engine.config_tree import read_yaml
 from scenewise.engine.display import Quiet
 from scenewise.engine.plan import make_plan
 from scenewise.engine.run import pretrain_run
@@ -166,6 +167,15 @@ def test_a_runs_report_shows_its_proposals(univip: Path, monkeypatch: pytest.Mon
     assert len(drawn[0]) == 6
     assert all(len(photo.proposals) for photo in drawn[0])
     assert drawn[0][0].views.keys() == {"first", "second", "instances", "target_instances"}
+
+
+def test_proposals_that_were_packed_are_drawn(tmp_path: Path) -> None:
+    api.propose("synthetic:4", out=tmp_path / "p.arrow", generator="grid", workers=0)
+    api.pack("synthetic:4", out=tmp_path / "s", proposals=tmp_path / "p.arrow", workers=0)
+    found = api.inspect(
+        f"shards:{tmp_path / 's'}", out=tmp_path / "sheet.png", method="byol", crops="object", size=32, count=2
+    )
+    assert [len(photo.proposals) for photo in found.photos] == [10, 10]
 
 
 def test_photos_that_cannot_be_read_are_left_out_and_said(tmp_path: Path) -> None:

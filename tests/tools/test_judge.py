@@ -14,8 +14,8 @@ from scenewise.engine.display import Quiet
 from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.sources import open_source
-from scenewise.tools.compare import comparison_markdown
-from scenewise.tools.judge import Terms, identities, judge, open_splits, protocol_options
+from scenewise.tools.comparison import comparison_markdown
+from scenewise.tools.judge import evaluate, identities, open_splits, protocol_options
 
 SUBJECT = "random:test_resnet"
 
@@ -37,10 +37,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def of(tables: Path) -> dict[str, str]:
+    """Return where to learn and where to be tested."""
+    return {"data": f"csv:{tables}/train.csv", "test_data": f"csv:{tables}/test.csv"}
+
+
 def test_light_and_dark_photos_are_told_apart(tables: Path) -> None:
-    found = judge(
-        SUBJECT, f"csv:{tables}/train.csv", Terms(protocols=["knn"], size=32), test_data=f"csv:{tables}/test.csv"
-    )
+    found = evaluate(SUBJECT, **of(tables), protocol="knn", size=32)
     assert found.protocols["knn"]["top1"].value == 1.0
     assert found.subject == SUBJECT
     assert any("random weights" in note for note in found.notes)
@@ -50,18 +53,17 @@ def test_light_and_dark_photos_are_told_apart(tables: Path) -> None:
 
 def test_every_wrong_protocol_is_named_before_anything_is_opened() -> None:
     with pytest.raises(UserError) as caught:
-        judge("nothing", "nowhere", Terms(protocols=["kn", "linar"]))
+        evaluate("nothing", data="nowhere", protocol=["kn", "linar"])
     assert [problem.partition("Did you mean ")[2][:6] for problem in caught.value.problems] == ["'knn'?", "'linea"]
     with pytest.raises(UserError, match="device: unknown name 'gpu'"):
-        judge("nothing", "nowhere", Terms(device="gpu"))
+        evaluate("nothing", data="nowhere", device="gpu")
     with pytest.raises(UserError, match="none is named"):
-        judge("nothing", "nowhere", Terms(protocols=[]))
+        evaluate("nothing", data="nowhere", protocol=[])
 
 
 def test_settings_reach_their_protocol(tables: Path) -> None:
-    options = protocol_options({"knn.k": 3, "knn.temperature": 0.2})
-    terms = Terms(protocols=["knn"], size=32, options=options, epochs=5)
-    found = judge(SUBJECT, f"csv:{tables}/train.csv", terms, test_data=f"csv:{tables}/test.csv")
+    settings = {"knn.k": 3, "knn.temperature": 0.2}
+    found = evaluate(SUBJECT, **of(tables), protocol=" knn,", size=32, settings=settings, epochs=5)
     assert "knn: k = 3, temperature = 0.2" in found.notes
     assert any("the length has no effect" in note for note in found.notes)
     with pytest.raises(UserError, match=r"--set k: write PROTOCOL\.SETTING=VALUE"):
@@ -90,11 +92,10 @@ def test_test_images_that_were_in_the_pool_are_counted(tables: Path, tmp_path: P
         "engine": {"epochs": 0, "batch_size": 8, "threads": 1, "device": "cpu"},
     }
     run = pretrain_run(build(settings), tmp_path / "run")
-    data, terms = {"data": f"csv:{tables}/train.csv", "test_data": f"csv:{tables}/test.csv"}, Terms(protocols=["knn"])
-    found = judge(str(run.folder), terms=terms, **data)
+    found = evaluate(run.folder, **of(tables), protocol="knn")
     assert any(note.startswith("1 of the 24 test images were in the pre-training pool") for note in found.notes)
     shutil.rmtree(pool)
-    later = judge(str(run.folder), terms=terms, **data)
+    later = evaluate(run.folder, **of(tables), protocol="knn")
     assert any("is not known" in note for note in later.notes)
 
 

@@ -25,7 +25,7 @@ from scenewise.engine.display import Quiet
 from scenewise.errors import Interrupted, UserError
 from scenewise.sources import open_source
 from scenewise.tools import pack_images, pack_tar, pack_writing
-from scenewise.tools.pack import Packed, pack_data
+from scenewise.tools.pack import Packed
 from scenewise.tools.pack_journal import Journal
 
 FORK = multiprocessing.get_context("fork")
@@ -45,7 +45,7 @@ class Told(Quiet):
 
 
 def pack(data: Path | str, out: Path, **options: Any) -> Packed:
-    return pack_data(str(data), out, **{**TINY, **options})
+    return api.pack(str(data), out=out, **{**TINY, **options})
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def test_any_number_of_processes_gives_the_same_bytes(photos: Path, reference: P
     assert content(tmp_path / "other") != content(reference)
 
 
-@pytest.mark.parametrize("stop", [0, 4, 5, 9, COUNT - 2])
+@pytest.mark.parametrize("stop", [0, 4, 5, 9, COUNT - 2, COUNT - 1])
 def test_an_interrupted_packing_loses_nothing_and_goes_on(
     photos: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -225,7 +225,7 @@ def test_unreadable_images_are_left_out_and_named(photos: Path, tmp_path: Path) 
     display, out = Told(), tmp_path / "s"
     made = pack(pool, out, display=display)
     assert (made.unreadable, made.manifest.images) == (2, COUNT - 1)
-    assert "2 images cannot be read" in display.warnings[0]
+    assert "2 images cannot be read; named in" in display.warnings[0]
     with (out / "skipped.csv").open() as file:
         named = {row["path"]: (row["reason"], row["index"]) for row in csv.DictReader(file)}
     assert named.keys() == {"a photo.00.jpg", "no.jpg"}
@@ -233,7 +233,7 @@ def test_unreadable_images_are_left_out_and_named(photos: Path, tmp_path: Path) 
     assert (named["a photo.00.jpg"][1], named["no.jpg"][1]) == ("0", "")
     source = open_source(f"shards:{out}")
     assert source.unreadable == ()
-    assert any("1 images could not be read" in note for note in source.notes)
+    assert any("Left out when packed: 1 image that could not be read" in note for note in source.notes)
     assert [record.key for record in source] == [r.key for r in open_source(str(pool)) if r.key != "a photo.00.jpg"]
     for path in pool.rglob("*.*"):
         path.write_bytes(path.read_bytes()[:-300])
@@ -331,7 +331,7 @@ def test_the_command_says_what_it_did(photos: Path, tmp_path: Path, capsys: pyte
     given = ["pack", str(photos), "--out", str(out), "--short-side", "32", "--workers", "0", "--json", str(figures)]
     assert cli.run(given) == 0
     said = capsys.readouterr().err
-    assert "18 images in 1 shards" in said
+    assert "18 images in 1 shard, " in said
     assert f"done: shards:{out}" in said
     found = json.loads(figures.read_text())
     assert (found["images"], found["shards"], found["unreadable"], found["boxes"]) == (COUNT, 1, 0, False)

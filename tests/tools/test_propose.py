@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import scenewise.tools.propose as module
 from scenewise import api, cli
 from scenewise.errors import Interrupted
 from scenewise.proposals.store import Store
@@ -95,7 +94,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     def stop(*_: object, **__: object) -> None:
         raise Interrupted(15)
 
-    monkeypatch.setattr(module, "propose", stop)
+    monkeypatch.setattr("scenewise.engine.proposing.propose", stop)
     out = tmp_path / "p.arrow"
     assert cli.run(["propose", str(photos), "--out", str(out), *FAST]) == 143
     said = capsys.readouterr().err

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scenewise.engine.config import build, read_yaml
+from scenewise.engine.config import build
+from scenewise.engine.config_tree import read_yaml
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.sources import open_source
 from scenewise.tools.report import dictionary_crop, pseudo_label_rows, report_run, spread

@@ -13,7 +13,7 @@ from scenewise.engine.folder import PROPOSALS
 from scenewise.engine.plan import make_plan
 from scenewise.errors import UserError
 from scenewise.sources import open_source
-from scenewise.tools.propose import propose_data
+from scenewise.tools.propose import propose
 from scenewise.tools.seen import see
 from scenewise.views.loading import load_batch
 
@@ -65,7 +65,7 @@ def test_the_heading_says_by_what_it_was_cut() -> None:
 
 
 def test_a_run_shows_the_proposals_it_has_made(tmp_path: Path) -> None:
-    propose_data(DATA, tmp_path / PROPOSALS, generator="grid", workers=0)
+    propose(DATA, out=tmp_path / PROPOSALS, generator="grid", workers=0)
     config, source = configuration("mocov2", "object", proposals="auto"), open_source(DATA)
     seen = see(config, source, [0], folder=tmp_path)
     assert len(seen.photos[0].proposals) == 10

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +22,12 @@ from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.evaluation import Evaluation, differences
 from scenewise.studies import Arm, Boxes, Split, Study, rates
 from scenewise.tools import study_job, study_pool
-from scenewise.tools.judge import Terms, judge
+from scenewise.tools.judge import evaluate
 from scenewise.tools.study import StudyResult, remake_table, run_study
+from scenewise.tools.study_folder import StudyFolder
 from scenewise.tools.study_table import table_markdown
 
+FORK = multiprocessing.get_context("fork")
 TIMES = {"seconds", "test_seconds", "tested_at", "at"}
 SETTINGS = {
     "backbone.name": "test_resnet",
@@ -173,7 +177,8 @@ def test_arms_are_compared_at_equal_passes(whole: tuple[Path, StudyResult]) -> N
 def test_the_commands_of_the_table_repeat_the_runs(whole: tuple[Path, StudyResult]) -> None:
     import shlex
 
-    from scenewise.engine.config import assign, build, flat_settings, flatten, read_yaml
+    from scenewise.engine.config import build, flatten
+    from scenewise.engine.config_tree import assign, flat_settings, read_yaml
 
     out, result = whole
     (run,) = row(result, "SimCLR")["runs"]
@@ -214,6 +219,54 @@ def test_a_study_interrupted_anywhere_and_resumed_gives_the_same_table(
     assert json.dumps(resumed).replace(str(out), "OUT") == json.dumps(uninterrupted).replace(str(whole[0]), "OUT")
 
 
+def test_an_interruption_in_the_last_step_of_a_run_ends_the_study(photos: Path, tmp_path: Path) -> None:
+    study = a_study(photos, Arm(label="MoCo v2", method="mocov2", settings=MOCO, seeds=(0, 1)))
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        carried_out(study, out, display=Told(steps=4))
+    assert [folder.name for folder in (out / "runs").iterdir()] == ["moco-v2-seed-0"]
+    assert (out / "runs" / "moco-v2-seed-0" / "backbone.safetensors").is_file()
+    assert "figures" not in json.loads((out / "table.json").read_text())["arms"][0]["runs"][0]
+
+
+def test_a_study_that_another_process_carries_out_is_refused(photos: Path, tmp_path: Path) -> None:
+    folder, ready = StudyFolder(tmp_path / "out"), FORK.Event()
+
+    def hold() -> None:
+        with folder.locked("study"):
+            ready.set()
+            signal.pause()
+
+    study = a_study(photos, Arm(label="a", init="random:test_resnet"))
+    process = FORK.Process(target=hold)
+    process.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(UserError, match=r"--out: another process is at work on 'study' in"):
+            carried_out(study, folder.root)
+    finally:
+        process.kill()
+        process.join()
+    assert carried_out(study, folder.root).file
+
+
+def test_a_process_whose_study_was_killed_is_told_to_stop() -> None:
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        os.close(writing)
+        study_job.stop_with_parent(reading)
+        signal.pause()
+
+    process = FORK.Process(target=work)
+    process.start()
+    os.close(reading)
+    assert process.is_alive()
+    os.close(writing)
+    process.join(60)
+    assert process.exitcode == -signal.SIGTERM
+
+
 def test_what_is_done_is_not_done_again(
     whole: tuple[Path, StudyResult], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,11 +294,9 @@ def test_processes_side_by_side_give_the_same_table(photos: Path, tmp_path: Path
 def test_the_difference_is_the_paired_bootstrap_of_compare(whole: tuple[Path, StudyResult], photos: Path) -> None:
     out, result = whole
     runs = [row(result, label)["runs"][0]["name"] for label in ("SimCLR", "MoCo v2")]
-    terms = Terms(protocols=("knn",), options={"knn": {"k": 3}}, size=16, device="cpu")
-    first, second = (
-        judge(str(out / "runs" / name), f"csv:{photos}/train.csv", terms, test_data=f"csv:{photos}/test.csv")
-        for name in runs
-    )
+    data = {"data": f"csv:{photos}/train.csv", "test_data": f"csv:{photos}/test.csv"}
+    terms = {"protocol": "knn", "settings": {"knn.k": 3}, "size": 16, "device": "cpu"}
+    first, second = (evaluate(out / "runs" / name, **data, **terms) for name in runs)
     expected = differences(first, second)["knn"]["top1"]
     found = row(result, "SimCLR")["differences"]["knn"]
     assert (found["value"], found["low"], found["high"]) == (expected.value, expected.low, expected.high)

@@ -15,7 +15,7 @@ from scenewise.errors import UserError
 from scenewise.evaluate.intervals import Figure
 from scenewise.methods import method_class, method_names
 from scenewise.studies import Arm, Boxes, Split, Study, every, rates
-from scenewise.tools.study import study_command
+from scenewise.tools.study import study
 from scenewise.tools.study_devices import Pace
 from scenewise.tools.study_file import load_study
 from scenewise.tools.study_plan import StudyPlan, described, epochs_of, flat, plan_study, slug
@@ -162,18 +162,11 @@ def test_files_that_are_no_study_are_refused_with_their_line(tmp_path: Path) -> 
     with pytest.raises(UserError, match="no such study file"):
         load_study(tmp_path / "missing.py")
     with pytest.raises(UserError, match="name a study file"):
-        study_command(**_asked())
+        study()
     with pytest.raises(UserError, match="--out: name the study's folder"):
-        study_command(**_asked(file=a_study(Arm(label="a", method="byol"))))
+        study(a_study(Arm(label="a", method="byol")))
     with pytest.raises(UserError, match="leave out the study file"):
-        study_command(**_asked(table=tmp_path / "table.json", out=tmp_path))
-
-
-def _asked(**given: Any) -> dict[str, Any]:
-    from scenewise.engine.display import Quiet
-
-    usual = dict.fromkeys(("file", "out", "table", "jobs", "workers"))
-    return {**usual, "plan": False, "choose": False, "device": "cpu", "overwrite": (), "display": Quiet(), **given}
+        study(table=tmp_path / "table.json", out=tmp_path)
 
 
 def test_a_study_file_may_import_its_neighbours(tmp_path: Path) -> None:

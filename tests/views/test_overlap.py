@@ -236,8 +236,8 @@ def test_settings_out_of_range_are_told_at_once() -> None:
     assert caught.value.problems == (
         "crops.instances: 0 must be 1 to 64",
         "crops.tries: 0 must be 1 to 1000",
-        "crops.min_size: -1.0 must be a finite number of pixels, 0 or more",
-        "crops.max_aspect: 0.0 must be a finite number, at least 1",
-        "crops.max_iou: 2.0 must be an overlap, 0 to 1",
+        "crops.min_size: -1.0 must be 0 pixels or more",
+        "crops.max_aspect: 0.0 must be at least 1",
+        "crops.max_iou: 2.0 must be 0 to 1",
     )
     assert Overlap().decide(0.3) == Overlap()

@@ -16,6 +16,7 @@ from scenewise.cli.options import (
     SubjectArgument,
     WorkersOption,
 )
+from scenewise.wording import counted
 
 app = typer.Typer()
 
@@ -49,7 +50,7 @@ def embed(
         reindex=reindex,
         display=display,
     )
-    display.say(f"done: {rows} embeddings in {out}")
+    display.say(f"done: {counted(rows, 'embedding')} in {out}")
 
 
 @app.command(epilog="Example: scenewise export RUN --format torchvision --out backbone.pth")

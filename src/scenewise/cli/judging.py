@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Say what a backbone is worth on labelled images."""
     from scenewise import api
-    from scenewise.engine.config import flat_settings
+    from scenewise.engine.config_tree import flat_settings
     from scenewise.engine.display import terminal
 
     check_json(json_file, overwrite=overwrite)
@@ -119,7 +119,7 @@ def compare(
 ) -> None:
     """Evaluate several subjects alike and say which is better: one table, paired differences, plain sentences."""
     from scenewise import api
-    from scenewise.engine.config import flat_settings
+    from scenewise.engine.config_tree import flat_settings
     from scenewise.engine.display import terminal
 
     check_json(json_file, overwrite=overwrite, others=[html])

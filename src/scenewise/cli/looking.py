@@ -35,7 +35,10 @@ app = typer.Typer()
 def audit(
     data: DataArgument,
     proposals: Annotated[
-        str | None, typer.Option(help="what object-aware crops are cut by: a file of `scenewise propose`, or labels")
+        str | None,
+        typer.Option(
+            help="what object-aware crops are cut by: a file of `scenewise propose`, or labels (what was packed)"
+        ),
     ] = None,
     judge: Annotated[
         str | None,
@@ -109,7 +112,7 @@ def inspect(
 ) -> None:
     """Draw what a method will really see: crops on the photos, the rendered views, and how the policy did."""
     from scenewise import api
-    from scenewise.engine.config import flat_settings
+    from scenewise.engine.config_tree import flat_settings
     from scenewise.engine.display import terminal
 
     check_json(json_file, overwrite=overwrite, others=[out])

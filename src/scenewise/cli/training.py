@@ -81,7 +81,7 @@ def pretrain(
 ) -> None:
     """Pre-train a backbone on unlabelled images."""
     from scenewise import api
-    from scenewise.engine.config import flat_settings
+    from scenewise.engine.config_tree import flat_settings
     from scenewise.engine.display import terminal
 
     display = terminal()

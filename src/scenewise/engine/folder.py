@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -15,11 +15,13 @@ from scenewise.backbones import WEIGHTS_FILE
 from scenewise.engine.checkpoints import Checkpoint, load_checkpoint
 from scenewise.engine.config import RESUMABLE, RunConfig, build, flatten
 from scenewise.engine.display import Display
+from scenewise.engine.locks import locked
 from scenewise.errors import UserError
 from scenewise.sources import parse_spec
 
 CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"
+LOCK = ".lock"  # there while a process writes the folder
 PROPOSALS = "proposals.arrow"  # where --proposals auto makes them
 OWN_PROPOSALS = (PROPOSALS, f"{PROPOSALS}.partial", "proposals.skipped.csv")
 OWN_FILES = (
@@ -47,14 +49,35 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror}") from error
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Let no other process write a run's folder meanwhile; UserError where one does.
+
+    A folder that is not there is made, and removed again where nothing was written to it.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {str(out)!r} is a file; name a folder that does not exist yet")
+    missing = [path for path in (out, *out.parents) if not path.exists()]
+    busy = f"--out: another process is writing the run in {str(out)!r}; wait for it or stop it"
+    with ExitStack() as lock:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(locked(out / LOCK, otherwise=busy))
+        try:
+            yield
+        finally:
+            lock.close()
+            for path in missing:  # the innermost first
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
+
+
 def prepare_folder(
     out: Path, config: RunConfig, *, resume: bool, overwrite: bool, display: Display
 ) -> Checkpoint | None:
     """Return the checkpoint to go on from, or None for a fresh start. Nothing is removed here."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out: {str(out)!r} is a file; name a folder that does not exist yet")
     with writing(out):
-        used = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+        used = sorted(entry.name for entry in out.iterdir() if entry.name != LOCK) if out.is_dir() else []
     if resume and (out / LAST).exists():
         checkpoint = load_checkpoint(out / LAST)
         _check_same(config, checkpoint)

@@ -16,7 +16,6 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from scenewise.distributed import world_size
 from scenewise.engine.checkpoints import Checkpoint, save_checkpoint
 from scenewise.engine.config import to_yaml
 from scenewise.engine.data import Parts, fetch, make_loader
@@ -107,8 +106,11 @@ class Loop:
             ),
         )
 
-    def run(self, probe: Probe | None) -> None:
-        """Take every step that is left. Raises Interrupted after saving, UserError when the run cannot go on."""
+    def run(self, probe: Probe | None, signals: Signals) -> None:
+        """Take every step that is left. Raises Interrupted after saving, UserError when the run cannot go on.
+
+        A signal that comes during the last step is left to the caller, who has a run to finish.
+        """
         engine, schedule = self.plan.config.engine, self.plan.schedule
         parts = Parts(
             self.plan.source,
@@ -128,12 +130,8 @@ class Loop:
         with self._log() as log:
             if schedule.steps == 0:
                 self.save()
-            with (
-                Signals(patient=world_size() > 1) as signals,
-                self.display.bar(
-                    _title(self.plan.config.method, done=self.state.step >= schedule.steps), schedule.steps
-                ) as bar,
-            ):
+            title = _title(self.plan.config.method, done=self.state.step >= schedule.steps)
+            with self.display.bar(title, schedule.steps) as bar:
                 self._steps(iter(loader), log, bar, signals, probe)
 
     @contextmanager

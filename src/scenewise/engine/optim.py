@@ -1,7 +1,8 @@
-"""Optimisers, weight decay groups, and the one place where the learning rate is scaled."""
+"""Optimisers and what a run leaves open of them, weight decay groups, the one place that scales the learning rate."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scenewise.engine.config import OptimiserConfig
+from scenewise.errors import UserError
+from scenewise.methods.base import Method
 
 REFERENCE_BATCH = 256  # images a step that `optimiser.lr` is given for, in every paper here
 
@@ -41,6 +44,44 @@ def learning_rate(config: OptimiserConfig, *, peak: float, step: int, steps: int
         step = max(warmup, step // steps_per_epoch * steps_per_epoch)
     done = (step - warmup) / max(1, steps - warmup)
     return peak * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def decide_optimiser(
+    config: OptimiserConfig, method: type[Method], *, epochs: int
+) -> tuple[OptimiserConfig, list[str]]:
+    """Fill the open values with the method's published ones; return them and what to say about it.
+
+    A published warm-up longer than a tenth of the run is cut to that: it was chosen for hundreds of epochs.
+    """
+    published = method.training_defaults
+    other = config.name is not None and config.name != published.optimiser
+    if other and config.lr is None:
+        raise UserError(
+            f"optimiser.lr: give one for {config.name}; the published {published.lr} is for {published.optimiser}"
+        )
+    notes = []
+    warmup = config.warmup_epochs
+    if warmup is None:
+        warmup = min(published.warmup_epochs, epochs / 10)
+        if warmup < published.warmup_epochs and epochs:
+            notes.append(
+                f"optimiser.warmup_epochs is {warmup:g} instead of the published {published.warmup_epochs:g}: "
+                f"a tenth of {epochs} {'epoch' if epochs == 1 else 'epochs'}"
+            )
+    decided = dataclasses.replace(
+        config,
+        name=config.name or published.optimiser,
+        lr=published.lr if config.lr is None else config.lr,
+        weight_decay=published.weight_decay if config.weight_decay is None else config.weight_decay,
+        schedule=config.schedule or published.schedule,
+        warmup_epochs=warmup,
+        warmup_start=published.warmup_start if config.warmup_start is None else config.warmup_start,
+        final_lr=published.final_lr if config.final_lr is None else config.final_lr,
+        exclude_norm_and_bias=(
+            published.exclude_norm_and_bias if config.exclude_norm_and_bias is None else config.exclude_norm_and_bias
+        ),
+    )
+    return decided, notes
 
 
 def make_optimiser(config: OptimiserConfig, module: nn.Module, lr: float, *, fused: bool = False) -> Optimizer:

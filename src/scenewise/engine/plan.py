@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from scenewise import keys
 from scenewise.backbones import Backbone, create_backbone, load_subject
-from scenewise.engine.config import EngineConfig, OptimiserConfig, RunConfig
+from scenewise.engine.config import RunConfig
 from scenewise.engine.data import Schedule
+from scenewise.engine.machine import cores_of_process, decide_engine
 from scenewise.engine.one_pixel import widen_one_pixel
-from scenewise.engine.optim import peak_learning_rate
-from scenewise.engine.processes import local_world
+from scenewise.engine.optim import decide_optimiser, peak_learning_rate
 from scenewise.engine.proposed import choose_crops
-from scenewise.errors import UserError, unknown_name
+from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.methods.base import HasHeads, Method
 from scenewise.parts.batchnorm import GroupedBatchNorm, group_batchnorm
@@ -32,7 +31,6 @@ from scenewise.views.policies import policy_name
 from scenewise.views.regions import RegionPolicy
 from scenewise.views.slots import Slot, scale_slots
 
-DEVICES = ("cpu", "cuda", "auto")
 DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
 GROUP = 32  # images that share batch statistics: MoCo's 256 images on 8 GPUs
 
@@ -50,35 +48,6 @@ class Plan:
     schedule: Schedule
     peak_lr: float
     notes: tuple[str, ...]
-
-
-def choose_device(asked: str) -> Literal["cpu", "cuda"]:
-    """Return cpu or cuda; raises UserError for another name, and when a GPU is asked for and there is none."""
-    if asked not in DEVICES:
-        raise UserError(unknown_name("device", asked, DEVICES))
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("engine.device: 'cuda' was asked for, but torch sees no GPU here; use cpu or auto")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def choose_precision(asked: Literal["auto", "32", "bf16"], device: str) -> Literal["32", "bf16"]:
-    """Return 32 or bf16: bf16 where the device computes in it (CPUs: AVX512-BF16 or AMX)."""
-    if asked != "auto":
-        return asked
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "32"
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "32"
-
-
-def choose_photometrics(asked: Literal["auto", "cpu", "device"], device: str) -> Literal["cpu", "device"]:
-    """Return where the photometric work is done: by the loader's processes, unless a GPU trains."""
-    if asked != "auto":
-        return asked
-    return "device" if device == "cuda" else "cpu"
 
 
 def choose_group(asked: int | None, *, per_rank: int) -> tuple[int, list[str]]:
@@ -105,44 +74,6 @@ def choose_group(asked: int | None, *, per_rank: int) -> tuple[int, list[str]]:
 def _nearest_divisor(number: int, wish: int) -> int:
     divisors = [size for size in range(2, number + 1) if number % size == 0]
     return min(divisors, key=lambda size: abs(size - wish))
-
-
-def decide_optimiser(
-    config: OptimiserConfig, method: type[Method], *, epochs: int
-) -> tuple[OptimiserConfig, list[str]]:
-    """Fill the open values with the method's published ones; return them and what to say about it.
-
-    A published warm-up longer than a tenth of the run is cut to that: it was chosen for hundreds of epochs.
-    """
-    published = method.training_defaults
-    other = config.name is not None and config.name != published.optimiser
-    if other and config.lr is None:
-        raise UserError(
-            f"optimiser.lr: give one for {config.name}; the published {published.lr} is for {published.optimiser}"
-        )
-    notes = []
-    warmup = config.warmup_epochs
-    if warmup is None:
-        warmup = min(published.warmup_epochs, epochs / 10)
-        if warmup < published.warmup_epochs and epochs:
-            notes.append(
-                f"optimiser.warmup_epochs is {warmup:g} instead of the published {published.warmup_epochs:g}: "
-                f"a tenth of {epochs} {'epoch' if epochs == 1 else 'epochs'}"
-            )
-    decided = dataclasses.replace(
-        config,
-        name=config.name or published.optimiser,
-        lr=published.lr if config.lr is None else config.lr,
-        weight_decay=published.weight_decay if config.weight_decay is None else config.weight_decay,
-        schedule=config.schedule or published.schedule,
-        warmup_epochs=warmup,
-        warmup_start=published.warmup_start if config.warmup_start is None else config.warmup_start,
-        final_lr=published.final_lr if config.final_lr is None else config.final_lr,
-        exclude_norm_and_bias=(
-            published.exclude_norm_and_bias if config.exclude_norm_and_bias is None else config.exclude_norm_and_bias
-        ),
-    )
-    return decided, notes
 
 
 def slow_teachers(method_config: Any, *, steps: int) -> list[str]:
@@ -241,24 +172,6 @@ def make_backbone(config: RunConfig, *, fresh: bool = True) -> tuple[Backbone, l
     return given, [f"the backbone starts from {asked.init} instead of random weights", *subject.notes]
 
 
-def cores_of_process() -> int:
-    """Return how many of this machine's cores there are for each of the run's processes on it."""
-    return max(1, (os.cpu_count() or 1) // local_world())
-
-
-def decide_engine(config: EngineConfig) -> EngineConfig:
-    """Fill what depends on this machine."""
-    device = choose_device(config.device)
-    return dataclasses.replace(
-        config,
-        device=device,
-        precision=choose_precision(config.precision, device),
-        photometrics=choose_photometrics(config.photometrics, device),
-        workers=min(8, cores_of_process()) if config.workers is None else config.workers,
-        threads=torch.get_num_threads() if config.threads is None else config.threads,
-    )
-
-
 def loader_facts(plan: Plan) -> dict[str, float]:
     """Return what the advice on waiting for data has to know of a run's loader beside its times."""
     engine = plan.config.engine
@@ -268,6 +181,28 @@ def loader_facts(plan: Plan) -> dict[str, float]:
         "size": float(plan.config.data.size),
         "movable": float(engine.device == "cuda" and engine.photometrics != "device"),
     }
+
+
+def take_batch_statistics(
+    config: RunConfig, kind: type[Method], backbone: Backbone, *, world: int
+) -> tuple[int | None, list[str]]:
+    """Group the batch norm of a backbone where the method wants it; return the group and what to say of it."""
+    group, notes = config.backbone.batchnorm_group, list[str]()
+    if kind.batch_statistics == "groups" and backbone.norm == "batch":
+        group, said = choose_group(group, per_rank=part_of_process(config, world=world))
+        group_batchnorm(backbone, group)
+        # a backbone without batch norm (ViT) has nothing to group
+        notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []
+    elif group is not None:
+        reason = "group norm has none" if backbone.norm == "group" else f"{config.method} takes them over the whole run"
+        notes.append(f"backbone.batchnorm_group {group} has no effect on batch statistics: {reason}")
+    if kind.batch_statistics == "run" and config.engine.accumulate > 1:
+        part = config.engine.batch_size // config.engine.accumulate
+        notes.append(
+            f"engine.accumulate: {config.method} compares and normalises the images of a part, "
+            f"{part} of {config.engine.batch_size}, with one another only"
+        )
+    return group, notes
 
 
 def make_plan(
@@ -303,21 +238,8 @@ def make_plan(
         std=config.data.std or backbone.weights.std,
     )
     backbone.check_size(*(slot.size for slot in slots.values()))
-    group = config.backbone.batchnorm_group
-    if kind.batch_statistics == "groups" and backbone.norm == "batch":
-        group, said = choose_group(group, per_rank=part_of_process(config, world=world))
-        # a backbone without batch norm (ViT) has nothing to group
-        group_batchnorm(backbone, group)
-        notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []
-    elif group is not None:
-        reason = "group norm has none" if backbone.norm == "group" else f"{config.method} takes them over the whole run"
-        notes.append(f"backbone.batchnorm_group {group} has no effect on batch statistics: {reason}")
-    if kind.batch_statistics == "run" and config.engine.accumulate > 1:
-        part = config.engine.batch_size // config.engine.accumulate
-        notes.append(
-            f"engine.accumulate: {config.method} compares and normalises the images of a part, "
-            f"{part} of {config.engine.batch_size}, with one another only"
-        )
+    group, said = take_batch_statistics(config, kind, backbone, world=world)
+    notes += said
     notes += slow_teachers(method_config, steps=schedule.steps)
     if schedule.dropped:
         notes.append(

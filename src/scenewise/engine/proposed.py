@@ -164,6 +164,17 @@ def open_proposed(
     return proposed, notes
 
 
+def open_offered(
+    asked: str | None, source: Source, *, folder: Path | None, field: str = FIELD
+) -> tuple[Proposed | None, list[str]]:
+    """Return the proposals as `open_proposed` does or, where none were named, those that came with the images."""
+    packed = source.packed_proposals() if asked is None and isinstance(source, HasProposals) else None
+    proposed, notes = open_proposed(asked if packed is None else str(packed), source, folder=folder, field=field)
+    if packed is not None:
+        notes.insert(0, "crops are cut by the proposals that were packed with the images, as no others were named")
+    return proposed, notes
+
+
 def _notes(file: Path, header: Header) -> list[str]:
     origin = header.origin
     notes = [
@@ -179,13 +190,10 @@ def _notes(file: Path, header: Header) -> list[str]:
 
 def choose_crops(crops: Any, asked: str | None, source: Source, *, folder: Path | None) -> tuple[Any, Any, list[str]]:
     """Return the region policy with every value decided, the proposals it cuts by, and what to say of both."""
-    lacking = asked is None and crops.needs_proposals
-    packed = source.packed_proposals() if lacking and isinstance(source, HasProposals) else None
-    if lacking and packed is None:
+    opened = open_offered if crops.needs_proposals else open_proposed
+    proposed, notes = opened(asked, source, folder=folder)
+    if proposed is None and crops.needs_proposals:
         raise _no_proposals(crops, source.spec, auto=folder is not None)
-    proposed, notes = open_proposed(asked if packed is None else str(packed), source, folder=folder)
-    if packed is not None:
-        notes.insert(0, "crops are cut by the proposals that were packed with the images, as no others were named")
     decided = crops if proposed is None else crops.decide(proposed.mean_area)
     return decided, proposed, notes
 

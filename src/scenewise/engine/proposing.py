@@ -36,6 +36,7 @@ from scenewise.sources.base import HasBoxes
 from scenewise.types import Skip
 from scenewise.views.decode import decode
 from scenewise.views.opencv import use_one_thread
+from scenewise.wording import counted
 
 BLOCK = 32  # images between two writes to the disk: what a kill costs at most
 
@@ -196,10 +197,12 @@ def _make(partial: Partial, images: _Images, *, workers: int, display: Display, 
                 done = len(partial) + len(pending)
                 bar.update(done)
                 alive()
-                if signals.received and done < len(images):
-                    raise Interrupted(signals.received)
+                if signals.received:
+                    break
         finally:
             partial.append(pending)
+    if signals.received:
+        raise Interrupted(signals.received)
 
 
 def _finish(partial: Partial, source: Source, out: Path) -> Header:
@@ -221,7 +224,7 @@ def _tell(made: Made, display: Display) -> None:
     read = f", {images - made.unreadable} of them read, {made.boxes_per_image:.1f} boxes an image read"
     without = f", {made.boxes_per_image:.1f} boxes an image"
     display.say(
-        f"{images} images{read if made.unreadable else without}; one of the first ten covers "
+        f"{counted(images, 'image')}{read if made.unreadable else without}; one of the first ten covers "
         f"{100 * header.mean_area:.1f} % of its image on average{pace}"
     )
     empty = header.images_without_boxes - header.unreadable

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,45 +15,47 @@ import torch
 from lightning_fabric import Fabric
 
 from scenewise.backbones import WEIGHTS_FILE, Backbone, save_backbone
+from scenewise.distributed import world_size
+from scenewise.engine.check import check_config
 from scenewise.engine.checkpoints import Checkpoint
 from scenewise.engine.config import RunConfig, to_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.environment import describe
-from scenewise.engine.folder import CONFIG, OWN_PROPOSALS, PROPOSALS, as_resumed, prepare_folder, remove_own, writing
-from scenewise.engine.loop import Loop
-from scenewise.engine.plan import (
-    Plan,
-    choose_device,
-    choose_group,
-    choose_precision,
-    decide_optimiser,
-    make_backbone,
-    make_plan,
-    make_schedule,
-    part_of_process,
+from scenewise.engine.folder import (
+    CONFIG,
+    OWN_PROPOSALS,
+    PROPOSALS,
+    as_resumed,
+    held,
+    prepare_folder,
+    remove_own,
+    writing,
 )
+from scenewise.engine.loop import Loop
+from scenewise.engine.machine import choose_device, choose_precision
+from scenewise.engine.plan import Plan, make_plan, make_schedule
 from scenewise.engine.probes import make_probe
 from scenewise.engine.processes import (
+    highest,
     leave,
     make_fabric,
     quiet_libraries,
     started_rank,
-    started_world,
     together,
     while_others_wait,
 )
-from scenewise.engine.proposed import AUTO, absolute_proposals, check_crops, check_proposals
+from scenewise.engine.proposed import AUTO, absolute_proposals
 from scenewise.engine.proposing import propose
 from scenewise.engine.proposing_files import partial_file
+from scenewise.engine.signals import Signals
 from scenewise.engine.skipped import check_skipped_at_start
-from scenewise.errors import UserError
+from scenewise.errors import Interrupted
 from scenewise.methods import method_class
 from scenewise.proposals.generators import make_generator
 from scenewise.report.records import read_run
 from scenewise.report.trend import TOO_YOUNG, final_advice, too_young
-from scenewise.sources import Source, open_source, parse_spec
+from scenewise.sources import Source, open_source
 from scenewise.views.opencv import check_opencv, use_one_thread
-from scenewise.views.slots import scale_slots
 
 AUTO_GENERATOR = "selective-search"  # needs neither labels nor a trained model; what UniVIP uses
 
@@ -76,10 +77,12 @@ def pretrain_run(
     resume: bool = False,
     overwrite: bool = False,
     reindex: bool = False,
+    report: Callable[[Path], object] = lambda folder: None,
     display: Display | None = None,
 ) -> Run:
     """Carry out a run and return it. Raises UserError for wrong input, before any work; Interrupted after saving.
 
+    A signal during the last step or after it is answered when the folder is complete; `report` writes the last of it.
     In one of several processes (torchrun) the first one speaks and writes; all of them return the same.
     """
     if display is None or started_rank():
@@ -87,21 +90,29 @@ def pretrain_run(
     check_opencv()
     data = dataclasses.replace(config.data, proposals=absolute_proposals(config.data.proposals))
     config = dataclasses.replace(config, data=data)
-    checkpoint = prepare_folder(out, config, resume=resume, overwrite=overwrite, display=display)
-    if checkpoint is not None:
-        config = as_resumed(config, checkpoint)
-    check_config(config, fresh=checkpoint is None)
-    device = choose_device(config.engine.device)
-    with quiet_libraries(), _computing(config, device):
-        fabric = make_fabric(device, choose_precision(config.engine.precision, device))
-        fabric.launch()
-        run = _carry_out(config, out, fabric, checkpoint, display, reindex=reindex)
-        leave()
+    with nullcontext() if started_rank() else held(out):
+        checkpoint = prepare_folder(out, config, resume=resume, overwrite=overwrite, display=display)
+        if checkpoint is not None:
+            config = as_resumed(config, checkpoint)
+        check_config(config, fresh=checkpoint is None)
+        device = choose_device(config.engine.device)
+        with quiet_libraries(), _computing(config, device):
+            fabric = make_fabric(device, choose_precision(config.engine.precision, device))
+            fabric.launch()
+            run = _carry_out(config, out, fabric, checkpoint, display, reindex=reindex, report=report)
+            leave()
     return run
 
 
 def _carry_out(
-    config: RunConfig, out: Path, fabric: Fabric, checkpoint: Checkpoint | None, display: Display, *, reindex: bool
+    config: RunConfig,
+    out: Path,
+    fabric: Fabric,
+    checkpoint: Checkpoint | None,
+    display: Display,
+    *,
+    reindex: bool,
+    report: Callable[[Path], object],
 ) -> Run:
     fresh = checkpoint is None
     source = _open(config.data.source, fabric, display, reindex=reindex)
@@ -121,8 +132,13 @@ def _carry_out(
         loop.restore(checkpoint)
         display.say(f"resuming at step {checkpoint.step} of {plan.schedule.steps}")
     _compile(plan)
-    loop.run(probe)
-    together(lambda: _finish(plan, out, display, told=loop.state.told))
+    with Signals(patient=world_size() > 1) as signals:
+        loop.run(probe, signals)
+        together(lambda: _finish(plan, out, display, told=loop.state.told, report=report))
+    stop = highest(signals.received)
+    if stop:
+        display.say(f"the run in {out} was complete when it could stop")
+        raise Interrupted(stop)
     return Run(folder=out, config=plan.config, backbone=out / WEIGHTS_FILE, notes=plan.notes)
 
 
@@ -179,8 +195,8 @@ def _start_folder(plan: Plan, out: Path, device: torch.device, display: Display,
         (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
 
 
-def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str]) -> None:
-    """Write the backbone and say in plain words what is out of its healthy range at the end and was not `told` yet."""
+def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str], report: Callable[[Path], object]) -> None:
+    """Write the backbone and the report; say what is out of its healthy range at the end and was not `told` yet."""
     if started_rank():
         return
     weights = plan.backbone.weights
@@ -199,6 +215,8 @@ def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str]) -> None:
     for advice in final_advice(history, method=plan.config.method):
         if advice.level != "ok" and advice.figure not in told:
             display.warn(advice.sentence)
+    with writing(out):
+        report(out)
 
 
 def _compile(plan: Plan) -> None:
@@ -207,60 +225,6 @@ def _compile(plan: Plan) -> None:
         for module in plan.method.modules():
             if isinstance(module, Backbone):
                 module.compile_network()
-
-
-def check_config(config: RunConfig, *, fresh: bool = True) -> None:
-    """Raise UserError for what is wrong whatever the data are, before they are looked at: every problem at once.
-
-    `fresh`: the run starts anew, so the weights it starts from are needed.
-    """
-    problems: list[str] = []
-    checks: tuple[Callable[[], object], ...] = (
-        lambda: check_crops(config.crops, config.data.proposals, config.data.source),
-        lambda: check_proposals(config.data.proposals),
-        lambda: _check_backbone(config, fresh=fresh),
-        lambda: _check_batch(config),
-        # the longest data there could be: what fails for them fails for any
-        lambda: method_class(config.method).resolve(
-            config.method_config, images=sys.maxsize, batch_size=config.engine.batch_size
-        ),
-        lambda: decide_optimiser(config.optimiser, method_class(config.method), epochs=config.engine.epochs),
-        lambda: choose_device(config.engine.device),
-        lambda: parse_spec(config.data.source),
-        lambda: None if config.probe.data is None else parse_spec(config.probe.data),
-    )
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise UserError(*problems)
-
-
-def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
-    backbone, _ = make_backbone(config, fresh=fresh)
-    slots = scale_slots(method_class(config.method).slots(config.method_config), config.data.size)
-    backbone.check_size(*(slot.size for slot in slots.values()))
-    if method_class(config.method).needs_feature_map:
-        with torch.no_grad():
-            found = backbone.eval().feature_map(torch.zeros(1, 3, config.data.size, config.data.size))
-        if found.shape[1] != backbone.width:
-            raise UserError(
-                f"backbone.name: {backbone.name!r} has a feature map of {found.shape[1]} channels and {backbone.width} "
-                f"pooled features; {config.method} needs as many, for example 'resnet50'"
-            )
-
-
-def _check_batch(config: RunConfig) -> None:
-    count = part_of_process(config, world=started_world())
-    if count == started_world() == 1 and method_class(config.method).batch_statistics == "run":
-        raise UserError(
-            f"engine.accumulate: {config.engine.accumulate} leaves one image to be computed at once, and "
-            f"{config.method} needs two for its batch statistics; use {config.engine.batch_size // 2} or less"
-        )
-    if method_class(config.method).batch_statistics == "groups":  # elsewhere it has no effect, and the plan says so
-        choose_group(config.backbone.batchnorm_group, per_rank=count)
 
 
 def open_with_display(spec: str, display: Display, *, split: str | None = None, reindex: bool = False) -> Source:

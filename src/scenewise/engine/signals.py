@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM become a request that the loop answers after the step: save, then stop."""
+"""SIGINT and SIGTERM become a request that is answered once what is being done is saved: then stop."""
 
 from __future__ import annotations
 

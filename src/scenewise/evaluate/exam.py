@@ -15,7 +15,7 @@ from scenewise.errors import UserError
 from scenewise.evaluate.feature_cache import Features, weights_digest
 from scenewise.evaluate.features import Look, extract_features
 from scenewise.evaluate.intervals import RESAMPLES
-from scenewise.evaluate.labels import choose, has_label, keep_classes, source_labels
+from scenewise.evaluate.labels import Judged, choose, has_label, keep_classes, source_labels
 from scenewise.evaluate.task import Part, Task
 from scenewise.sources.base import HasInstances, Labels, Progress, Source
 from scenewise.types import IMAGENET_MEAN, IMAGENET_STD, Colour, Skip
@@ -84,6 +84,18 @@ class Exam:
             "train_in_source": len(self.train),
             "test_in_source": len(self.test),
         }
+
+    def outline(self) -> Judged:
+        """Return both parts as they will be if every image can be read, with features (N, 0); no image is read.
+
+        UserError when too few classes can be judged.
+        """
+        train, test = (
+            Part(torch.empty(len(chosen), 0), torch.from_numpy(source_labels(self.source(part), part)[chosen]))
+            for part in ("train", "test")
+            for chosen in [self.images(part, "labels")]
+        )
+        return keep_classes(train, test, self.train.classes, min_positives=self.min_positives)
 
     def task(self, look: Look | None = None) -> Task:
         """Return the frozen features of both parts with their labels, made at the first call.

@@ -96,8 +96,7 @@ def fine_tune(exam: Exam, problem: Problem, recipe: Recipe, *, title: str) -> tu
     title: of the progress bar. UserError for fewer than 2 images; DivergedError when the loss is no longer a number.
     """
     images = problem.images
-    if len(images) < 2:
-        raise UserError(f"{title}: {len(images)} training image is too few to learn from; at least 2")
+    check_images(len(images), title=title)
     network = FineTuned(private_copy(exam.backbone, exam.device), _head(problem, exam))
     if recipe.batch_norm == "frozen":
         _freeze_statistics(network)
@@ -139,6 +138,12 @@ def fine_tune(exam: Exam, problem: Problem, recipe: Recipe, *, title: str) -> tu
             progress=exam.progress,
         )
     return network.eval(), _replacement_notes(title, replaced)
+
+
+def check_images(images: int, *, title: str) -> None:
+    """Raise UserError for too few training images to learn from."""
+    if images < 2:
+        raise UserError(f"{title}: {images} training image is too few to learn from; at least 2")
 
 
 def classification_loss(

@@ -102,10 +102,15 @@ def remembered(statistic: Statistic) -> Statistic:
     return recall
 
 
-def resampled_weights(images: int, *, seed: int, resamples: int) -> Iterator[Int[Tensor, "samples images"]]:
-    """Yield, in chunks, how often each image is drawn when as many are drawn with replacement as there are."""
+def check_resamples(resamples: int) -> None:
+    """Raise UserError for a number of resamples that gives no interval."""
     if resamples < 1:
         raise UserError(f"resamples: {resamples} is too few for an interval; at least 1, usually {RESAMPLES}")
+
+
+def resampled_weights(images: int, *, seed: int, resamples: int) -> Iterator[Int[Tensor, "samples images"]]:
+    """Yield, in chunks, how often each image is drawn when as many are drawn with replacement as there are."""
+    check_resamples(resamples)
     chance = keys.generator(seed, "bootstrap", images)
     rows = max(1, CHUNK_ENTRIES // max(1, images))
     for start in range(0, resamples, rows):

@@ -119,6 +119,17 @@ def find_objects(source: HasInstances, images: Int64[np.ndarray, " images"], *, 
     return Objects(np.concatenate(numbers), np.concatenate(boxes), np.concatenate(labels), ignored, small)
 
 
+def exam_objects(exam: Exam, part: str, *, min_side: float | int) -> Objects:
+    """Return the objects of a part; UserError when none is left. No image is read."""
+    objects = find_objects(exam.instances(part), exam.images(part, "boxes"), min_side=min_side)
+    if not len(objects):
+        raise UserError(
+            f"{part} data: no labelled box of {exam.source(part).spec} is left: {objects.ignored} are ignored, "
+            f"{objects.small} have a side under {min_side:g} px"
+        )
+    return objects
+
+
 def object_features(exam: Exam, part: str, *, margin: float, min_side: float | int, key: str | None) -> ObjectFeatures:
     """Return the pooled features of every object of a part, in float32 on the exam's device; the backbone in eval mode.
 
@@ -128,12 +139,7 @@ def object_features(exam: Exam, part: str, *, margin: float, min_side: float | i
     is left.
     """
     source = exam.source(part)
-    objects = find_objects(exam.instances(part), exam.images(part, "boxes"), min_side=min_side)
-    if not len(objects):
-        raise UserError(
-            f"{part} data: no labelled box of {source.spec} is left: {objects.ignored} are ignored, {objects.small} "
-            f"have a side under {min_side:g} px"
-        )
+    objects = exam_objects(exam, part, min_side=min_side)
     found, file = None, None
     if key is not None:
         content = (objects.image.tobytes(), objects.boxes.tobytes())

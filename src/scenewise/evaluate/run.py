@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from scenewise.errors import UserError, unknown_name
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.evaluate.exam import Exam
+from scenewise.evaluate.intervals import check_resamples
 from scenewise.evaluate.labels import check_pair
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.protocols import load_protocol, summaries
@@ -74,11 +75,14 @@ def _unused(exam: Exam, chosen: Chosen) -> list[str]:
 def check_exam(exam: Exam, chosen: Chosen) -> None:
     """Raise UserError, before any image is read, for all parts without labels and settings that do not fit."""
     check_pair(exam.train, exam.test)
+    check_resamples(exam.resamples)
     problems: list[str] = []
     for protocol, config in chosen.protocols.values():
         try:
             for part in ("train", "test"):
                 exam.images(part, protocol.needs)
+            if protocol.needs == "labels":
+                exam.outline()
             protocol.check(exam, config)
         except UserError as error:
             problems += error.problems

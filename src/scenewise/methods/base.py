@@ -66,6 +66,7 @@ class Method(nn.Module, ABC):
     batch_statistics: ClassVar[Literal["groups", "run"]]  # law 4: in fixed groups (queue methods), or over the run
     crops: ClassVar[str] = "scene"  # the region policy it was published with
     needs_feature_map: ClassVar[bool] = False  # beside the pooled features
+    # a frozen dataclass: its types say what each number may be, `settings.check_fields` judges them when it is made
     Config: ClassVar[type[Any]]
 
     @classmethod

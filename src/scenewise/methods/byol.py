@@ -16,6 +16,7 @@ from torch import nn
 from scenewise.losses import cosine_regression
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.byol_core import BYOLCore, MomentumSchedule
+from scenewise.settings import Count, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -39,12 +40,15 @@ class BYOL(Method):
     class Config:
         """Defaults of the authors' code, the run of 300 epochs, unless said."""
 
-        momentum: float = 0.99  # of the teacher at the start
+        momentum: Share = 0.99  # of the teacher at the start
         momentum_schedule: MomentumSchedule = "cosine"  # to 1 at the end (section 3.3)
-        hidden: int = 4096  # of projector and predictor
-        width: int = 256  # of the projection
+        hidden: Count = 4096  # of projector and predictor
+        width: Count = 256  # of the projection
         first_augmentation: AugmentationName = "byol-first"
         second_augmentation: AugmentationName = "byol-second"
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
-from scenewise.errors import UserError
 from scenewise.losses import dense_info_nce, info_nce
 from scenewise.losses.similarity import lift
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import dense_head, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
+from scenewise.settings import Count, CountOrZero, NotNegative, Positive, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -77,16 +77,20 @@ class DenseCL(Method):
     class Config:
         """Defaults of the authors' ImageNet run unless said."""
 
-        weight: float = 0.5  # lambda, of the dense term; the global one has 1 - lambda (Eq. 3)
-        warmup: float = 0.0  # epochs of the global term alone (the authors' hook: 1,000 steps; off in their configs)
-        momentum: float = 0.999  # of the teacher
-        temperature: float = 0.2  # of both terms
-        width: int = 128  # of both embeddings
-        dictionary_size: int | None = None  # 65536 rows of each kind, capped at a tenth of the data
+        weight: Share = 0.5  # lambda, of the dense term; the global one has 1 - lambda (Eq. 3)
+        # epochs of the global term alone (the authors' hook: 1,000 steps; off in their configs)
+        warmup: NotNegative = 0.0
+        momentum: Share = 0.999  # of the teacher
+        temperature: Positive = 0.2  # of both terms
+        width: Count = 128  # of both embeddings
+        dictionary_size: CountOrZero | None = None  # 65536 rows of each kind, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of its negatives
         augmentation: AugmentationName = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -105,8 +109,6 @@ class DenseCL(Method):
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch."""
         size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=batch_size)
-        if not 0 <= config.weight <= 1:
-            raise UserError(f"method.weight: {config.weight} must be 0 to 1: the global term has the rest")
         return dataclasses.replace(config, dictionary_size=size), notes
 
     @classmethod

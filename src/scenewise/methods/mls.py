@@ -27,6 +27,7 @@ from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
 from scenewise.parts.queue import Queue, Snapshot, dictionary_figures, resolve_dictionary_size
+from scenewise.settings import Count, CountOrZero, NotNegative, Positive, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -52,10 +53,10 @@ class MLS(Method):
     class Config:
         """Defaults of the paper's section 4.1 unless said; "measured" ones are from docs/decisions/0002."""
 
-        k: int | None = None  # positives of a query: 20 (Table 8), at most a fiftieth of the dictionary
-        temperature: float = 0.2
-        weight: float = 0.2  # lambda of Eq. 10; measured (the paper's 0.5 is for its unpublished reduction)
-        warmup: float = 0.0  # epochs of InfoNCE alone before the term counts
+        k: CountOrZero | None = None  # positives of a query: 20 (Table 8), at most a fiftieth of the dictionary
+        temperature: Positive = 0.2
+        weight: NotNegative = 0.2  # lambda of Eq. 10; measured (the paper's 0.5 is for its unpublished reduction)
+        warmup: NotNegative = 0.0  # epochs of InfoNCE alone before the term counts
         variant: Literal["bce", "bce_pos", "knn_softmax", "none"] = "bce"  # Table 6
         reduction: Literal["mean", "sum", "balanced", "per_positive"] = "per_positive"  # measured
         softmax_form: Literal["each_positive", "supervised_contrastive"] = "each_positive"  # of knn_softmax
@@ -64,14 +65,17 @@ class MLS(Method):
         logit_bias: float | Literal["calibrated"] = (
             "calibrated"  # added to every logit; measured (the paper names none)
         )
-        term_temperature: float | None = None  # of the extra term; None: the shared temperature
-        momentum: float = 0.995  # of the teacher
-        width: int = 256  # of the projection
-        dictionary_size: int | None = None  # 4096, capped at a tenth of the data
+        term_temperature: Positive | None = None  # of the extra term; None: the shared temperature
+        momentum: Share = 0.995  # of the teacher
+        width: Count = 256  # of the projection
+        dictionary_size: CountOrZero | None = None  # 4096, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": as MoCo
         mask_own_image: bool = False  # leave the query's own image's older crops out of labels and negatives
         augmentation: AugmentationName = "moco"  # of both views
         shuffle: bool = True  # shuffled batch-norm groups in the key pass, as MoCo v2
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -92,8 +96,8 @@ class MLS(Method):
         """Decide the dictionary's size; it must be larger than a batch and hold at least k rows."""
         size, notes = resolve_dictionary_size(config.dictionary_size, paper=4096, images=images, batch_size=batch_size)
         k = min(20, max(1, size // 50)) if config.k is None else config.k
-        if not 0 <= k <= size:
-            raise UserError(f"method.k: {k} must be between 0 and the dictionary's {size} rows")
+        if k > size:
+            raise UserError(f"method.k: {k} must be at most the dictionary's {size} rows")
         if config.k is None and k < 20:
             notes.append(f"method.k is {k} instead of the paper's 20: a fiftieth of the {size} dictionary rows")
         return dataclasses.replace(config, dictionary_size=size, k=k), notes

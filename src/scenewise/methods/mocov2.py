@@ -26,6 +26,7 @@ from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import DualHead, Encoder, mlp_head, of_kind
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size
+from scenewise.settings import Count, CountOrZero, Positive, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput, View
 from scenewise.views.slots import Slot
 
@@ -49,10 +50,10 @@ class MoCoV2(Method):
     class Config:
         """Defaults of the authors' ImageNet run (facebookresearch/moco) unless said."""
 
-        momentum: float = 0.999  # of the teacher
-        temperature: float = 0.2
-        width: int = 128  # of the embedding
-        dictionary_size: int | None = None  # 65536, capped at a tenth of the data
+        momentum: Share = 0.999  # of the teacher
+        temperature: Positive = 0.2
+        width: Count = 128  # of the embedding
+        dictionary_size: CountOrZero | None = None  # 65536, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of its negatives
         augmentation: AugmentationName = "moco"  # of both views
@@ -62,6 +63,9 @@ class MoCoV2(Method):
         # code shares one); of use with crops that show objects
         heads: Literal["shared", "dual"] = "shared"
         symmetric: bool = False  # both views as queries, at twice the cost (an option of the CIFAR notebook)
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

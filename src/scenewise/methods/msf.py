@@ -26,6 +26,7 @@ from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, normed_head
 from scenewise.parts.momentum import momentum_copy, momentum_update
 from scenewise.parts.queue import Joined, Queue, dictionary_figures, resolve_dictionary_size
+from scenewise.settings import Count, CountOrZero, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -50,11 +51,11 @@ class MSF(Method):
     class Config:
         """Defaults of the authors' code (run_msf.sh) unless said."""
 
-        momentum: float = 0.99  # of the teacher
-        k: int = 5  # neighbours, the target itself among them (paper; the README's command has 10)
-        hidden: int | None = None  # of projector and predictor; None: twice the features (4096 of ResNet-50)
-        width: int | None = None  # of the embedding; None: a quarter of the features (512 of ResNet-50)
-        dictionary_size: int | None = None  # 128000 (README; run_msf.sh 1024000), capped at a tenth of the data
+        momentum: Share = 0.99  # of the teacher
+        k: Count = 5  # neighbours, the target itself among them (paper; the README's command has 10)
+        hidden: Count | None = None  # of projector and predictor; None: twice the features (4096 of ResNet-50)
+        width: Count | None = None  # of the embedding; None: a quarter of the features (512 of ResNet-50)
+        dictionary_size: CountOrZero | None = None  # 128000 (README; run_msf.sh 1024000), capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         search: Literal["joined", "before"] = (
             "joined"  # "before": past targets only, the target itself as a 1 + k-th term
@@ -62,6 +63,9 @@ class MSF(Method):
         symmetric: bool = False  # both views as queries ("before" and this: the small-data code of MSVQ's first author)
         query: AugmentationName = "moco"  # augmentation of the query view
         key: AugmentationName = "moco"  # of the key view; "weak" is the paper's weak/strong variant
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -84,8 +88,8 @@ class MSF(Method):
         size, notes = resolve_dictionary_size(
             config.dictionary_size, paper=128_000, images=images, batch_size=batch_size
         )
-        if not 1 <= config.k <= size:
-            raise UserError(f"method.k: {config.k} must be between 1 and the bank's {size} rows")
+        if config.k > size:
+            raise UserError(f"method.k: {config.k} must be at most the bank's {size} rows")
         return dataclasses.replace(config, dictionary_size=size), notes
 
     @classmethod

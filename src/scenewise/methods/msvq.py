@@ -27,6 +27,7 @@ from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update, sharpening_notes
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size, uniform_share
+from scenewise.settings import Count, CountOrZero, Positive, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -51,18 +52,21 @@ class MSVQ(Method):
         """Defaults of the authors' STL-10 and Tiny ImageNet runs (100,000 images); recipes have all four."""
 
         variant: Literal["msvq", "msv", "mq"] = "msvq"  # all three labels; teacher 1's; one of each
-        momentum: float = 0.996  # of teacher 1, the slow one
-        second_momentum: float = 0.99  # of teacher 2, the fast one
-        temperature: float = 0.1  # of the student
-        teacher_temperature: float = 0.04  # sharper than the student's, or the trivial solution is as good
-        hidden: int = 2048  # of the head
-        width: int = 128  # of the embedding
-        dictionary_size: int | None = None  # rows of each queue: 16384, capped at a tenth of the data
+        momentum: Share = 0.996  # of teacher 1, the slow one
+        second_momentum: Share = 0.99  # of teacher 2, the fast one
+        temperature: Positive = 0.1  # of the student
+        teacher_temperature: Positive = 0.04  # sharper than the student's, or the trivial solution is as good
+        hidden: Count = 2048  # of the head
+        width: Count = 128  # of the embedding
+        dictionary_size: CountOrZero | None = None  # rows of each queue: 16384, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of the distributions
         strong: AugmentationName = "moco"  # augmentation of the student's view
         weak: AugmentationName = "weak"  # of the teachers' (the authors on small images: msvq-weak)
         shuffle: bool = True  # shuffled batch-norm groups in the teachers' passes
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

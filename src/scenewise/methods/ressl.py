@@ -23,6 +23,7 @@ from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
 from scenewise.parts.momentum import encode_shuffled, momentum_copy, momentum_update, sharpening_notes
 from scenewise.parts.queue import Queue, dictionary_figures, resolve_dictionary_size, uniform_share
+from scenewise.settings import Count, CountOrZero, Positive, Share, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -46,17 +47,20 @@ class ReSSL(Method):
     class Config:
         """Defaults of the authors' ImageNet code unless said."""
 
-        momentum: float = 0.999  # of the teacher
-        temperature: float = 0.1  # of the student
-        teacher_temperature: float = 0.04  # sharper than the student's, or the trivial solution is as good
-        hidden: int = 4096  # of the head
-        width: int = 512  # of the embedding
-        dictionary_size: int | None = None  # 131072, capped at a tenth of the data
+        momentum: Share = 0.999  # of the teacher
+        temperature: Positive = 0.1  # of the student
+        teacher_temperature: Positive = 0.04  # sharper than the student's, or the trivial solution is as good
+        hidden: Count = 4096  # of the head
+        width: Count = 512  # of the embedding
+        dictionary_size: CountOrZero | None = None  # 131072, capped at a tenth of the data
         queue_start: Literal["empty", "random"] = "empty"  # "random": the authors'
         mask_own_image: bool = False  # leave the query's own image's older crops out of the distributions
         strong: AugmentationName = "moco"  # augmentation of the student's view
         weak: AugmentationName = "weak"  # of the teacher's
         shuffle: bool = True  # shuffled batch-norm groups in the teacher's pass
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

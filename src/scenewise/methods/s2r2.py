@@ -23,6 +23,7 @@ from scenewise.losses import rank_views
 from scenewise.losses.similarity import lift
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, mlp_head
+from scenewise.settings import Count, Positive, Views, ViewsOrZero, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot, full_views, multi_crop
 
@@ -46,14 +47,17 @@ class S2R2(Method):
     class Config:
         """The paper's values are unknown; the defaults are recommendations, to be read with docs/results."""
 
-        views: int = 4  # of an image; 4 x 128 images are the forwards of 2 x 256
-        small_views: int = 0  # more views of 96 pixels each (SwAV's multi-crop)
-        query_views: int | None = None  # views of an image that are queries; None: all (paper)
+        views: Views = 4  # of an image; 4 x 128 images are the forwards of 2 x 256
+        small_views: ViewsOrZero = 0  # more views of 96 pixels each (SwAV's multi-crop)
+        query_views: Count | None = None  # views of an image that are queries; None: all (paper)
         relaxation: Literal["smooth", "hist"] = "smooth"  # Smooth-AP or FastAP
-        temperature: float = 0.05  # of the sigmoid
-        bins: int = 10  # of the histogram (FastAP)
-        width: int = 128  # of the embedding
+        temperature: Positive = 0.05  # of the sigmoid
+        bins: Count = 10  # of the histogram (FastAP)
+        width: Count = 128  # of the embedding
         augmentation: AugmentationName = "simclr"  # of all views
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -62,20 +66,12 @@ class S2R2(Method):
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
-        """Check that every image has a query and a positive, and that the relaxation can be computed."""
-        if config.small_views < 0:
-            raise UserError(f"method.small_views: {config.small_views} must be 0 or more")
-        if not config.temperature > 0:
-            raise UserError(f"method.temperature: {config.temperature} must be above 0 (0.05 is usual)")
-        if config.bins < 1:
-            raise UserError(f"method.bins: {config.bins} must be at least 1 (10 is usual)")
+        """Check that every image has a query and a positive."""
         total = config.views + config.small_views
-        if config.views < 1 or total < 2:
+        if total < 2:
             raise UserError(f"method.views: {config.views} is too few: ranking needs at least 2 views of an image")
-        if config.query_views is not None and not 1 <= config.query_views <= total:
-            raise UserError(
-                f"method.query_views: {config.query_views} must be between 1 and the {total} views of an image"
-            )
+        if config.query_views is not None and config.query_views > total:
+            raise UserError(f"method.query_views: {config.query_views} must be at most the {total} views of an image")
         return config, []
 
     @classmethod

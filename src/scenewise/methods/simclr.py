@@ -21,6 +21,7 @@ from scenewise.losses import nt_xent
 from scenewise.losses.similarity import lift
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, simclr_head
+from scenewise.settings import Count, Positive, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot
 
@@ -44,10 +45,13 @@ class SimCLR(Method):
     class Config:
         """Defaults of the paper's ImageNet run unless said."""
 
-        temperature: float = 0.1
-        hidden: int | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
-        width: int = 128  # of the embedding
+        temperature: Positive = 0.1
+        hidden: Count | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
+        width: Count = 128  # of the embedding
         augmentation: AugmentationName = "simclr"  # of both views
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()

@@ -13,19 +13,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
-from scenewise.errors import UserError
 from scenewise.losses import prototype_codes, swapped_prediction
 from scenewise.losses.similarity import unit
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import normed_head
 from scenewise.parts.prototypes import Prototypes
 from scenewise.parts.queue import Queue, resolve_dictionary_size, uniform_share
+from scenewise.settings import Count, CountOrZero, NotNegative, Positive, ViewsOrZero, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import Slot, full_views, multi_crop
 
@@ -52,17 +54,22 @@ class SwAV(Method):
     class Config:
         """Defaults of the authors' small-batch (256 images) ImageNet runs unless said."""
 
-        small_crops: int = 6  # 0: two crops only (of 0.08 to 1 of the area)
-        prototypes: int | None = None  # 3000, at most one for ten images
-        freeze_epochs: float = 1.0  # in which the prototypes do not move (5005 steps of 256 ImageNet photos)
-        temperature: float = 0.1
-        epsilon: float = 0.05  # entropy of the assignment; 0.03 is the authors' remedy for a collapse
-        iterations: int = 3  # of Sinkhorn-Knopp
-        dictionary_size: int | None = None  # past embeddings a large crop: 3840, capped at a tenth of the data; 0: none
-        queue_epochs: float = 15.0  # before the queue joins the assignment
-        hidden: int | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
-        width: int = 128  # of the embedding
+        small_crops: ViewsOrZero = 6  # 0: two crops only (of 0.08 to 1 of the area)
+        # 3000, at most one for ten images; a single one would be assigned to every image
+        prototypes: Annotated[int, Ge(2)] | None = None
+        freeze_epochs: NotNegative = 1.0  # in which the prototypes do not move (5005 steps of 256 ImageNet photos)
+        temperature: Positive = 0.1
+        epsilon: Positive = 0.05  # entropy of the assignment; 0.03 is the authors' remedy for a collapse
+        iterations: Count = 3  # of Sinkhorn-Knopp
+        # past embeddings a large crop: 3840, capped at a tenth of the data; 0: none
+        dictionary_size: CountOrZero | None = None
+        queue_epochs: NotNegative = 15.0  # before the queue joins the assignment
+        hidden: Count | None = None  # of the head; None: as wide as the features (2048 of ResNet-50)
+        width: Count = 128  # of the embedding
         augmentation: AugmentationName = "simclr"  # of all crops
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -85,14 +92,10 @@ class SwAV(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the number of prototypes and the queue's size."""
-        if config.small_crops < 0:
-            raise UserError(f"method.small_crops: {config.small_crops} must be 0 or more")
         size, notes = resolve_dictionary_size(
             config.dictionary_size, paper=3840, images=images, batch_size=batch_size, may_be_none=True
         )
         prototypes = min(3000, max(2, images // 10)) if config.prototypes is None else config.prototypes
-        if prototypes < 2:
-            raise UserError(f"method.prototypes: {prototypes} must be at least 2: one would be assigned to every image")
         if config.prototypes is None and prototypes < 3000:
             notes.append(
                 f"method.prototypes is {prototypes} instead of the paper's 3000: one for ten of {images} images"

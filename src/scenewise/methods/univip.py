@@ -18,10 +18,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from scenewise.errors import UserError
 from scenewise.losses import Matching, cosine_regression, instance_loss, match_instances
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.byol_core import BYOLCore, MomentumSchedule
+from scenewise.settings import Count, NotNegative, Positive, Share, Views, check_fields
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.slots import REFERENCE_SIZE, SMALL_SIZE, Slot
 
@@ -46,25 +46,28 @@ class UniVIP(Method):
     class Config:
         """Defaults of the paper where it says them, else of the code named."""
 
-        instances: int = 4  # K objects of an image; more gain nothing (a re-implementation's account of the paper)
-        scene_instance_weight: float = 1.0  # of the term; at 0 it is not computed
-        instance_weight: float = 1.0  # of the term; at 0 it is not computed
+        instances: Views = 4  # K objects of an image; more gain nothing (a re-implementation's account of the paper)
+        scene_instance_weight: NotNegative = 1.0  # of the term; at 0 it is not computed
+        instance_weight: NotNegative = 1.0  # of the term; at 0 it is not computed
         instance_head: Literal["linear", "mean"] = "linear"  # makes one embedding of K; "mean" is an ablation
         # what the teacher sees of an object: another augmentation of it (ORL's patch pairs), or the very same picture
         instance_aug: Literal["independent", "shared"] = "independent"
         regression: Literal["neg_cosine", "byol"] = "neg_cosine"  # - cos as printed, or 2 - 2 cos: twice the gradient
         marginal_norm: Literal["sum1", "none"] = "sum1"  # "none": as printed, with a mass that nothing bounds
         marginal_features: Literal["raw", "l2"] = "raw"  # as printed, or of length 1
-        epsilon: float = 0.1  # of the transport: OTA's (arXiv 2103.14259), whose solver it is
-        iterations: int = 50  # of the transport: OTA's
-        momentum: float = 0.99  # of the teacher at the start: ORL's
+        epsilon: Positive = 0.1  # of the transport: OTA's (arXiv 2103.14259), whose solver it is
+        iterations: Count = 50  # of the transport: OTA's
+        momentum: Share = 0.99  # of the teacher at the start: ORL's
         momentum_schedule: MomentumSchedule = "cosine"  # to 1 at the end: ORL's
-        hidden: int = 4096  # of projector and predictor: BYOL's
-        width: int = 256  # of the projection: BYOL's
+        hidden: Count = 4096  # of projector and predictor: BYOL's
+        width: Count = 256  # of the projection: BYOL's
         # of the first scene, and of the objects the online network sees
         first_augmentation: AugmentationName = "byol-first"
         # of the second scene, and of the objects the teacher sees
         second_augmentation: AugmentationName = "byol-second"
+
+        def __post_init__(self) -> None:
+            check_fields("method", self)
 
     def __init__(self, config: Config, backbone: nn.Module, features: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -83,22 +86,7 @@ class UniVIP(Method):
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
-        """Check that there are objects to look at and that every term pulls."""
-        problems = [
-            f"method.{name}: {weight} must be 0 or more (1 is the paper's)"
-            for name, weight in (
-                ("scene_instance_weight", config.scene_instance_weight),
-                ("instance_weight", config.instance_weight),
-            )
-            if not weight >= 0
-        ]
-        if config.instances < 1:
-            problems.append(
-                f"method.instances: {config.instances} must be at least 1 (4 is the paper's); to look at no objects "
-                "set method.scene_instance_weight and method.instance_weight to 0"
-            )
-        if problems:
-            raise UserError(*problems)
+        """Everything is decided."""
         return config, []
 
     @staticmethod

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from scenewise.engine.config import Tree
+from scenewise.engine.config_tree import Tree
 from scenewise.errors import UserError, unknown_name
 from scenewise.recipes.recipe import Recipe
 

@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from scenewise.engine.config import BackboneConfig, OptimiserConfig, Tree
+from scenewise.engine.config import BackboneConfig, OptimiserConfig
+from scenewise.engine.config_tree import Tree
 from scenewise.types import Colour
 from scenewise.views.policies import policy_name
 from scenewise.views.regions import RegionPolicy

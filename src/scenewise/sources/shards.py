@@ -15,6 +15,7 @@ from scenewise.sources.shards_index import ShardIndex
 from scenewise.sources.shards_store import AddressStore, FolderStore, RangeReader, Store
 from scenewise.sources.spec import Spec, is_address
 from scenewise.types import Record, Skip
+from scenewise.wording import counted
 
 
 class _PackedSource(Source):
@@ -153,5 +154,5 @@ def _objects(file: Path, manifest: Manifest) -> Objects:
 def _notes(split: Split, manifest: Manifest) -> tuple[str, ...]:
     notes = [f"When {manifest.origin.data} was packed: {note}" for note in split.notes]
     if split.left_out:
-        notes.append(f"{split.left_out} images could not be read when they were packed and were left out.")
+        notes.append(f"Left out when packed: {counted(split.left_out, 'image')} that could not be read.")
     return tuple(notes)

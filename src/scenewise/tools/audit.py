@@ -14,7 +14,7 @@ import numpy as np
 
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import writing
-from scenewise.engine.proposed import AUTO, LABELS, Proposed, check_proposals, open_proposed
+from scenewise.engine.proposed import AUTO, LABELS, Proposed, check_proposals, open_offered
 from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.report.audit_page import write_audit
@@ -45,12 +45,12 @@ class Sample:
     reading: ReadingTime
 
 
-def audit_data(
+def audit(
     data: str,
     *,
-    proposals: str | None = None,
-    judge: str | None = None,
-    html: Path | None = None,
+    proposals: str | Path | None = None,
+    judge: str | Path | None = None,
+    html: str | Path | None = None,
     limit: int = LIMIT,
     size: int = 224,
     seed: int = 0,
@@ -59,30 +59,33 @@ def audit_data(
     reindex: bool = False,
     display: Display | None = None,
 ) -> Audit:
-    """Return what is in a folder and what to use for it; with `html` also write it as a page.
+    """Say what is in a folder and what to use for it (`scenewise audit`); `.to_json()` gives the command's JSON.
 
-    proposals: a file of `scenewise propose`, or `labels`: what the object-aware policies cut by; without it only the
-    policies that need none are measured. judge: who says where the objects are: a file of proposals, `labels`,
-    `saliency`, or None: labels where there are some, else regions that stand out, which no generator of
-    `scenewise propose` uses. So crops are judged by other boxes than those that made them; where they are the same, by
-    request, a note says so. Raises UserError for wrong input, before any work.
+    proposals: a file of `scenewise propose`, or `labels`: what the object-aware policies cut by; None: those that were
+    packed with the images. Without any only the policies that need none are measured. judge: who says where the objects
+    are: a file of proposals, `labels`, `saliency`, or None: labels where there are some, else regions that stand out,
+    which no generator of `scenewise propose` uses. So crops are judged by other boxes than those that made them; where
+    they are the same, by request, a note says so. html: a page to write too. limit: images decoded, drawn by the seed.
+    size: pixels of a full view. Raises UserError for wrong input, before any work.
     """
-    display = display or Quiet()
+    display, html = display or Quiet(), None if html is None else Path(html)
+    proposals = None if proposals is None else str(proposals)
+    judge = None if judge is None else str(judge)
     _check(limit=limit, size=size, proposals=proposals, judge=judge, html=html, overwrite=overwrite)
     parse_spec(data)
     source = open_with_display(data, display, reindex=reindex)
-    proposed, notes = open_proposed(proposals, source, folder=None, field=PROPOSALS)
+    proposed, notes = open_offered(proposals, source, folder=None, field=PROPOSALS)
     chosen, said = choose_judge(judge, source)
     if proposed is not None and generator_of(proposed) == chosen.generator:
         said = [*said, "crops are judged by boxes of the generator that made them: their shares are upper bounds"]
     setting = Setting(_policies(proposed), proposed, proposals, chosen, size, seed)
     survey = survey_images(source, display)
     sample = _sample(source, setting, limit=limit, workers=workers, display=display)
-    audit = _audit(data, source, survey, sample, setting, notes=[*source.notes, *notes, *said])
+    found = _audit(data, source, survey, sample, setting, notes=[*source.notes, *notes, *said])
     if html is not None:
         with writing(html):
-            write_audit(html, audit_page(audit, source, sample.measured, setting))
-    return audit
+            write_audit(html, audit_page(found, source, sample.measured, setting))
+    return found
 
 
 def _check(
@@ -158,6 +161,7 @@ def _audit(
         decode_seconds=sample.reading.decode,
         view_seconds=(sample.reading.two_views - sample.reading.decode) / 2,
         proposals=setting.asked,
+        packed=setting.asked is None and setting.proposals is not None,
     )
     return Audit(
         data=data,

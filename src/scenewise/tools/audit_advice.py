@@ -38,7 +38,7 @@ class Facts:
     image by labels, None without labels: proposals do not count objects. missed: policy -> share of view pairs WITHOUT
     a common object, where known. fallbacks: policy -> share of the pairs that it could not cut as its name says.
     decode_seconds, view_seconds: of one image on one core: reading it, making one view of it. proposals: how the user
-    named those to cut by, None without any.
+    named those to cut by, None where nobody did. packed: whether they came with the images, and need no name.
     """
 
     data: str
@@ -50,6 +50,7 @@ class Facts:
     decode_seconds: float
     view_seconds: float
     proposals: str | None
+    packed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,12 +207,13 @@ def commands(facts: Facts, *, method: str, crops: str, size: int, batch_size: in
     data = shlex.quote(facts.data)
     known = facts.proposals is not None and facts.proposals != LABELS
     file = shlex.quote(facts.proposals) if facts.proposals is not None and known else "proposals.arrow"
-    cut = "" if crops == "scene" else f" --crops {crops} --proposals {file}"
+    named = "" if facts.packed else f" --proposals {file}"
+    cut = "" if crops == "scene" else f" --crops {crops}{named}"
     lines = [
         f"scenewise pretrain {data} --method {method}{cut} --size {size} --batch-size {batch_size} --epochs {epochs} "
         "--out RUN"
     ]
-    if not known and (crops != "scene" or facts.missed.get("scene", 0) >= RARE):
+    if not known and not facts.packed and (crops != "scene" or facts.missed.get("scene", 0) >= RARE):
         lines = [f"scenewise propose {data} --out {file}", f"scenewise audit {data} --proposals {file}", *lines]
     return tuple(lines)
 

@@ -35,7 +35,7 @@ class Setting:
     """What crops are cut and judged by.
 
     policies: by name, every value decided. proposals: what they cut by, None where only those that need none are
-    measured; `asked`: how the user named them. size: of a full view, in pixels.
+    measured; `asked`: how the user named them, None where they came with the images. size: of a full view, in pixels.
     """
 
     policies: Mapping[str, RegionPolicy]

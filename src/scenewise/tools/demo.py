@@ -16,8 +16,9 @@ from scenewise.engine.run import pretrain_run
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.report.records import ComparisonTable
-from scenewise.tools.compare import comparison_markdown, main_sentences, paired_differences
-from scenewise.tools.judge import Terms, judge
+from scenewise.tools.compare import paired_differences
+from scenewise.tools.comparison import comparison_markdown, main_sentences
+from scenewise.tools.judge import evaluate
 from scenewise.tools.report import report_run, report_runs
 
 DATA = "synthetic:1500"  # what two cores train on twice, and evaluate three times, in about five minutes
@@ -39,9 +40,15 @@ def demo_tree(method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, display: Display | None = None) -> Path:
-    """Pre-train with both methods, evaluate them beside random weights, write OUT/report.html; return OUT."""
-    display = display or Quiet()
+def demo(
+    out: str | Path = "scenewise-demo", *, overwrite: bool = False, seed: int = 0, display: Display | None = None
+) -> Path:
+    """Run the whole story on generated scenes and return its folder (`scenewise demo`).
+
+    Pre-trains with both methods, evaluates them beside random weights and writes OUT/report.html. Raises UserError for
+    a folder that may not be written, and Interrupted after saving.
+    """
+    display, out = display or Quiet(), Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {str(out)!r} is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
@@ -51,8 +58,8 @@ def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, display: Disp
     with writing(out):
         results = [_judge(f"random:{BACKBONE}", "random init", seed, display)]
         for method, name in METHODS.items():
-            run = pretrain_run(build(demo_tree(method, seed)), out / method, overwrite=True, display=display)
-            report_run(run.folder)
+            config = build(demo_tree(method, seed))
+            run = pretrain_run(config, out / method, overwrite=True, report=report_run, display=display)
             results.append(_judge(str(run.folder), name, seed, display))
         told = _write_story(out, results, seed)
     best = out / list(METHODS)[-1]
@@ -83,5 +90,5 @@ def _write_story(out: Path, results: Sequence[Evaluation], seed: int) -> list[st
 
 
 def _judge(subject: str, name: str, seed: int, display: Display) -> Evaluation:
-    found = judge(subject, DATA, Terms(size=SIZE, seed=seed), display=display)
+    found = evaluate(subject, data=DATA, size=SIZE, seed=seed, display=display)
     return dataclasses.replace(found, subject=name)

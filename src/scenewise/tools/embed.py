@@ -11,7 +11,7 @@ import torch
 from scenewise.backbones import load_subject
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import writing
-from scenewise.engine.plan import choose_device
+from scenewise.engine.machine import choose_device
 from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.evaluate.features import extract_features
@@ -19,11 +19,11 @@ from scenewise.sources import parse_spec
 from scenewise.views.opencv import use_one_thread
 
 
-def embed_data(
-    subject: str,
+def embed(
+    subject: str | Path,
     data: str,
-    out: Path,
     *,
+    out: str | Path,
     size: int | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -32,11 +32,12 @@ def embed_data(
     reindex: bool = False,
     display: Display | None = None,
 ) -> int:
-    """Write `path` and `embedding` (pooled float32 features, not normalised) of every image; return the number of rows.
+    """Write the embeddings of every image to a Parquet file and return their number (`scenewise embed`).
 
-    Images that cannot be read are left out and named. Raises UserError for wrong input, before any work.
+    Its columns are `path` and `embedding` (pooled float32 features, not normalised). Images that cannot be read are
+    left out and named. Raises UserError for wrong input, before any work.
     """
-    display = display or Quiet()
+    display, out = display or Quiet(), Path(out)
     if out.is_dir():
         raise UserError(f"--out: {str(out)!r} is a folder; name a file, for example embeddings.parquet")
     if out.exists() and not overwrite:
@@ -46,7 +47,7 @@ def embed_data(
     where = choose_device(device)
     use_one_thread()
     parse_spec(data)
-    loaded = load_subject(subject, size=size)
+    loaded = load_subject(str(subject), size=size)
     source = open_with_display(data, display, reindex=reindex)
     for note in source.notes:
         display.say(f"note: {note}")

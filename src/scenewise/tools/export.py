@@ -21,16 +21,17 @@ ENDINGS = {
 }
 
 
-def export(subject: str, *, format: str, out: Path, overwrite: bool = False) -> str:  # noqa: A002 - the flag's name
-    """Write the backbone of `subject` to `out` and return the Python lines that load it, Scenewise not needed.
+def export(subject: str | Path, *, format: str, out: str | Path, overwrite: bool = False) -> str:  # noqa: A002
+    """Write a subject's weights for other tools and return the lines of Python that load them (`scenewise export`).
 
     format: "safetensors" (timm's key names, and what the weights expect in the metadata), "timm" (a checkpoint for
     `timm.create_model`), "torchvision" (a state dict of torchvision's ResNets). The loaded `model` gives the features
     that Scenewise gives, to 1e-5. Raises UserError for an unknown format or ending, an `out` that exists (without
     `overwrite`) or cannot be written, an architecture that the format does not have, or a wrong subject.
     """
+    out = Path(out)
     _check(format, out, overwrite=overwrite)
-    loaded = load_subject(subject)
+    loaded = load_subject(str(subject))
     if format == "torchvision":
         _check_torchvision(loaded.backbone)
     snippet = "\n".join([*_loading(loaded.backbone, format=format, out=out), *_use(loaded)])

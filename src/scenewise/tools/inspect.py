@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from scenewise.engine.checkpoints import Checkpoint, load_checkpoint
-from scenewise.engine.config import RunConfig, Tree, build, flatten, read_yaml
+from scenewise.engine.config import RunConfig, build, flatten
+from scenewise.engine.config_tree import Tree, read_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import CONFIG, LAST, PROPOSALS, writing
 from scenewise.engine.proposed import AUTO, check_crops, check_proposals

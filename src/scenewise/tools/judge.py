@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from scenewise.backbones import Subject, load_subject
-from scenewise.engine.config import build, read_yaml
+from scenewise.engine.config import build
+from scenewise.engine.config_tree import read_yaml
 from scenewise.engine.display import Display, Quiet
-from scenewise.engine.plan import choose_device
+from scenewise.engine.machine import choose_device
 from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import Evaluation
@@ -26,6 +27,8 @@ from scenewise.sources import Source, open_source, parse_spec
 from scenewise.sources.base import Progress
 from scenewise.views.opencv import use_one_thread
 
+PROTOCOL = ("knn", "linear")  # one without training and the papers' usual one
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
@@ -34,7 +37,7 @@ class Terms:
     size: side in pixels, instead of each subject's own. device: cpu, cuda or auto.
     """
 
-    protocols: Sequence[str] = ("knn", "linear")
+    protocols: Sequence[str] = PROTOCOL
     options: Options = field(default_factory=dict)
     epochs: int | None = None
     iterations: int | None = None
@@ -67,20 +70,44 @@ class Terms:
         )
 
 
-def judge(
-    subject: str,
-    data: str,
-    terms: Terms,
+def evaluate(
+    subject: str | Path,
     *,
+    data: str,
     test_data: str | None = None,
+    protocol: str | Sequence[str] = PROTOCOL,
+    size: int | None = None,
+    limit: int | None = None,
+    min_positives: int = 1,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
     reindex: bool = False,
     display: Display | None = None,
 ) -> Evaluation:
-    """Return the figures of a subject, learnt on `data`'s training split, tested on its test split or on `test_data`.
+    """Evaluate a subject on labelled data (`scenewise evaluate`); `.to_json()` gives the command's JSON.
 
-    Raises UserError for wrong input, before any work.
+    It learns on the training split of `data` and is tested on the test split, or on `test_data`. `epochs` or
+    `iterations`: the length of every protocol that trains by gradient. `settings` reaches every setting of a protocol
+    by its dotted name, as `--set` does: `{"knn.k": 200}` (`scenewise protocols --settings` lists them). Raises
+    UserError for wrong input, before any work.
     """
-    display = display or Quiet()
+    display, subject = display or Quiet(), str(subject)
+    terms = Terms(
+        protocols=protocol_names(protocol),
+        options=protocol_options(settings or {}),
+        epochs=epochs,
+        iterations=iterations,
+        size=size,
+        limit=limit,
+        min_positives=min_positives,
+        seed=seed,
+        device=device,
+        workers=workers,
+    )
     check_names(terms, data, test_data)
     loaded = load_subject(subject, seed=terms.seed, size=terms.size)
     train, test = open_splits(data, test_data, display, reindex=reindex)
@@ -114,6 +141,12 @@ def judge_subject(
             subject=subject.name,
         )
     return dataclasses.replace(found, notes=(*notes, *found.notes))
+
+
+def protocol_names(protocol: str | Sequence[str]) -> list[str]:
+    """Return the protocols' names, which may be one text with commas between."""
+    names = protocol.split(",") if isinstance(protocol, str) else protocol
+    return [name.strip() for name in names if name.strip()]
 
 
 def protocol_options(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,7 @@ from scenewise.tools.pack_images import Images
 from scenewise.tools.pack_journal import Journal
 from scenewise.tools.pack_writing import write_shards
 from scenewise.views.opencv import check_opencv
+from scenewise.wording import counted
 
 # Ours: pixels; a random crop of a fifth of a 4:3 photo (MoCo v2's smallest) still has 165 x 165 of them.
 SHORT_SIDE = 320
@@ -75,21 +76,21 @@ class Packed:
         }
 
 
-def pack_data(
+def pack(
     data: str,
-    out: Path,
     *,
+    out: str | Path,
     short_side: int = SHORT_SIDE,
     quality: int = QUALITY,
     shard_images: int = SHARD_IMAGES,
-    proposals: Path | None = None,
+    proposals: str | Path | None = None,
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reindex: bool = False,
     display: Display | None = None,
 ) -> Packed:
-    """Write the images of `data` to tar files in the folder `out`, for `shards:OUT`, and return what was made.
+    """Put the images of a data set into tar shards for `shards:OUT` (`scenewise pack`); `.to_json()` gives its JSON.
 
     Of data with a training and a test split both are packed, unless `?split=` names one. The bytes depend on the
     images and the settings alone: not on the number of workers, nor on interruptions. An image that cannot be read is
@@ -98,9 +99,10 @@ def pack_data(
     short_side: pixels that the short side has at most, 32 or more. quality: of JPEG, 1..100. shard_images: of a tar
     file. proposals: a file of `scenewise propose` for these data, carried along. workers: one a core by default. The
     defaults' origins stand beside them. Raises UserError for wrong input, before any work, and Interrupted once all
-    that is done is kept.
+    that is done is kept, for `resume`.
     """
-    display = display or Quiet()
+    display, out = display or Quiet(), Path(out)
+    proposals = None if proposals is None else Path(proposals)
     check_opencv()
     _check_numbers(short_side=short_side, quality=quality, shard_images=shard_images, workers=workers)
     if parse_spec(data).kind == "shards":
@@ -227,9 +229,10 @@ def _made(
     figures = packed.to_json()
     pace = f", {1000 * seconds / made:.3g} ms an image" if made else ""
     display.say(
-        f"{manifest.images} images in {len(manifest.shards)} shards, {figures['bytes'] / 1e6:,.1f} MB, "
+        f"{counted(manifest.images, 'image')} in {counted(len(manifest.shards), 'shard')}, "
+        f"{figures['bytes'] / 1e6:,.1f} MB, "
         f"{figures['bytes_per_image'] / 1e3:.1f} kB an image{pace}"
     )
     if unreadable:
-        display.warn(f"{unreadable} images cannot be read; they are named in {out / SKIPPED}")
+        display.warn(f"{counted(unreadable, 'image')} cannot be read; named in {out / SKIPPED}")
     return packed

@@ -44,11 +44,13 @@ def write_shards(
             for done, prepared in enumerate(in_order(images, start=journal.images, workers=workers), journal.images):
                 writer.add(done, prepared)
                 bar.update(done + 1)
-                if signals.received and done + 1 < len(images):
+                if signals.received:
                     raise Interrupted(signals.received)
         finally:
             writer.keep()
         writer.finish()
+    if signals.received:
+        raise Interrupted(signals.received)
 
 
 class _Writer:

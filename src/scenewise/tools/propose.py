@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scenewise.engine import proposing
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.proposed import LABELS
-from scenewise.engine.proposing import Made, propose
+from scenewise.engine.proposing import Made
 from scenewise.engine.proposing_files import check_out
 from scenewise.engine.run import AUTO_GENERATOR, open_with_display
 from scenewise.errors import UserError, unknown_name
@@ -18,16 +19,16 @@ from scenewise.sources import parse_spec
 from scenewise.views.opencv import check_opencv
 
 
-def propose_data(
+def propose(
     data: str,
-    out: Path,
     *,
+    out: str | Path,
     generator: str = AUTO_GENERATOR,
     keep: int = LIMIT,
     seed: int = 0,
     workers: int | None = None,
-    bing_model: Path | None = None,
-    like: Path | None = None,
+    bing_model: str | Path | None = None,
+    like: str | Path | None = None,
     mode: str | None = None,
     working_size: int | None = None,
     resume: bool = False,
@@ -35,13 +36,15 @@ def propose_data(
     reindex: bool = False,
     display: Display | None = None,
 ) -> Made:
-    """Write the proposals of every image of `data` to the file `out` and return what was made (`engine.proposing`).
+    """Make object proposals once and keep them in a file (`scenewise propose`); `.to_json()` gives the command's JSON.
 
-    generator: a name of `proposals.generators`, or `labels` for the labelled boxes (for ablations only). bing_model,
-    like, mode, working_size (0: the full photo): as `make_generator` takes them. workers: one a core by default. Raises
-    UserError for wrong input, before any work, and Interrupted once all that is done is kept.
+    generator: a name of `proposals.generators`, or `labels` for the labelled boxes (for ablations only). keep: boxes of
+    an image at most. bing_model: the folder of BING's model. like: a proposal file whose box sizes the generator
+    `random` takes. mode, working_size (pixels of the shorter side, 0 for the full photo): of `selective-search`.
+    workers: one a core by default. Raises UserError for wrong input, before any work, and Interrupted once all that is
+    done is kept, for `resume`.
     """
-    display = display or Quiet()
+    display, out = display or Quiet(), Path(out)
     check_opencv()
     check_out(out, resume=resume, overwrite=overwrite)
     if keep < 1:
@@ -53,7 +56,7 @@ def propose_data(
         display.say(f"note: {note}")
     if made_by is None:
         display.warn("the boxes are LABELLED ones (--generator labels): for ablations only")
-    return propose(
+    return proposing.propose(
         source,
         out,
         made_by,
@@ -67,11 +70,17 @@ def propose_data(
 
 
 def _generator(
-    name: str, *, bing_model: Path | None, like: Path | None, mode: str | None, working_size: int | None
+    name: str, *, bing_model: str | Path | None, like: str | Path | None, mode: str | None, working_size: int | None
 ) -> Generator | None:
     """Return the generator of that name; None for the labelled boxes."""
     if name == LABELS:
         return None
     if name not in GENERATORS:
         raise UserError(unknown_name("--generator", name, (*GENERATORS, LABELS)))
-    return make_generator(name, bing_model=bing_model, like=like, mode=mode, working_size=working_size)
+    return make_generator(
+        name,
+        bing_model=None if bing_model is None else Path(bing_model),
+        like=None if like is None else Path(like),
+        mode=mode,
+        working_size=working_size,
+    )

@@ -115,50 +115,61 @@ def remake_table(file: Path) -> StudyResult:
     return StudyResult(content=content, file=file)
 
 
-def study_command(
-    file: str | Path | Study | None,
+def study(
+    file: str | Path | Study | None = None,
     *,
-    out: Path | None,
-    table: Path | None,
-    plan: bool,
-    choose: bool,
-    jobs: int | None,
-    device: str,
-    workers: int | None,
-    overwrite: Sequence[str],
-    display: Display,
+    out: str | Path | None = None,
+    table: str | Path | None = None,
+    plan: bool = False,
+    choose: bool = False,
+    jobs: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    overwrite: Sequence[str] | None = None,
+    display: Display | None = None,
 ) -> StudyResult:
-    """Do what `scenewise study` was asked for: a table from JSON, a plan, or the study."""
+    """Carry out a study, or what is left of it (`scenewise study`); `.to_json()` gives the content of table.json.
+
+    file: a study file, which is run, or a `Study`. table: make the pages of such JSON anew, and no more. plan: say what
+    would be run. choose: stop before the test split is looked at. overwrite: labels of arms to make anew where their
+    settings have changed. Raises UserError for wrong input before any work starts, and for runs that failed once all
+    others are done; Interrupted after saving.
+    """
+    display, out = display or Quiet(), None if out is None else Path(out)
     if table is not None:
         if file is not None or out is not None:
             raise UserError("--table: makes a table of its JSON alone; leave out the study file and --out")
-        return remake_table(table)
+        return remake_table(Path(table))
     if file is None:
         raise UserError("FILE: name a study file, for example studies/scenes_small.py, or --table FILE.json")
-    study = file if isinstance(file, Study) else load_study(Path(file))
+    described = file if isinstance(file, Study) else load_study(Path(file))
     if plan:
-        folder = StudyFolder(out or Path("study"))
-        planned = plan_study(study, data=pool_spec(study.data, folder.root), boxes=folder.boxes)
-        closed = closed_arms(planned)
-        check_arms(planned, closed)
-        for line in planned.lines():
-            display.say(line)
-        choices = made_choices(folder)
-        content = gather_results(planned, folder, choices=choices, closed=closed, command=_command(file, out))
-        return StudyResult(content=content, file=None)
+        return _planned(described, out or Path("study"), command=_command(file, out), display=display)
     if out is None:
         raise UserError("--out: name the study's folder; with the same command it goes on there")
     return run_study(
-        study,
+        described,
         out,
         command=_command(file, out),
         choose_only=choose,
         jobs=jobs,
         device=device,
         workers=workers,
-        overwrite=overwrite,
+        overwrite=overwrite or (),
         display=display,
     )
+
+
+def _planned(study: Study, out: Path, *, command: str, display: Display) -> StudyResult:
+    """Say what would be run, and return the table of what is there already; nothing is written."""
+    folder = StudyFolder(out)
+    plan = plan_study(study, data=pool_spec(study.data, out), boxes=folder.boxes)
+    closed = closed_arms(plan)
+    check_arms(plan, closed)
+    for line in plan.lines():
+        display.say(line)
+    content = gather_results(plan, folder, choices=made_choices(folder), closed=closed, command=command)
+    return StudyResult(content=content, file=None)
 
 
 def _command(file: str | Path | Study, out: Path | None) -> str:

@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 
 from scenewise.engine.display import Display
-from scenewise.engine.plan import choose_device
+from scenewise.engine.machine import choose_device
 from scenewise.engine.signals import Signals
 from scenewise.errors import Interrupted, UserError
 from scenewise.tools.study_folder import StudyFolder, state_of, write_whole
@@ -121,6 +121,7 @@ def _side_by_side(jobs: Sequence[Job], exam: Exam, folder: StudyFolder, machine:
                 for place, (job, process) in list(working.items()):
                     if process.poll() is None:
                         continue
+                    _wait(process)
                     del working[place]
                     free.append(place)
                     _check_status(job, process.returncode, folder)
@@ -129,7 +130,7 @@ def _side_by_side(jobs: Sequence[Job], exam: Exam, folder: StudyFolder, machine:
             for _, process in working.values():
                 process.send_signal(signals.received or signal.SIGTERM)
             for _, process in working.values():
-                process.wait()
+                _wait(process)
         if signals.received:
             raise Interrupted(signals.received)
 
@@ -137,19 +138,29 @@ def _side_by_side(jobs: Sequence[Job], exam: Exam, folder: StudyFolder, machine:
 def _start(
     job: Job, exam: Exam, folder: StudyFolder, machine: Machine, place: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a process; of a group of its own, so that the terminal's Ctrl-C reaches it through us, once."""
+    """Start a process; of a group of its own, so that the terminal's Ctrl-C reaches it through us, once.
+
+    Its input is a pipe that nothing is written to: it ends when we are gone, however that came, and then it stops.
+    """
     log = folder.log(job.name)
     told = log.with_suffix(".json")
     write_whole(told, job_file(job, exam, folder, device=machine.device, workers=machine.workers))
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "scenewise.tools.study_job", str(told)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
             env={**os.environ, **place},
             start_new_session=True,
         )
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process, and only then close the pipe whose end would stop it at once."""
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def _check_status(job: Job, status: int, folder: StudyFolder) -> None:

@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
 from scenewise.backbones import WEIGHTS_FILE
 from scenewise.engine.config import RESUMABLE, flatten
-from scenewise.engine.folder import LAST, remove_own, writing
+from scenewise.engine.folder import LAST, held, remove_own, writing
+from scenewise.engine.locks import locked
 from scenewise.errors import UserError
 from scenewise.tools.study_plan import Exam, Job, Part, configuration
 
@@ -75,13 +74,9 @@ class StudyFolder:
         file = self.root / "locks" / f"{name}.lock"
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(file, timeout=0):
-                yield
-        except filelock.Timeout:
-            raise UserError(
-                f"--out: another process is at work on {name!r} in {str(self.root)!r}; wait or end it"
-            ) from None
+        busy = f"--out: another process is at work on {name!r} in {str(self.root)!r}; wait for it or stop it"
+        with locked(file, otherwise=busy):
+            yield
 
 
 def read_json(path: Path) -> Entry:
@@ -156,7 +151,8 @@ def forget(job: Job, folder: StudyFolder) -> None:
             folder.evaluation(job.name, part).unlink(missing_ok=True)
             folder.resamples(job.name, part).unlink(missing_ok=True)
         if folder.run(job.name).is_dir():
-            remove_own(folder.run(job.name))
+            with held(folder.run(job.name)):
+                remove_own(folder.run(job.name))
         folder.record(job.name).unlink(missing_ok=True)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -17,11 +20,11 @@ import numpy as np
 import torch
 
 from scenewise.backbones import WEIGHTS_FILE, load_subject
-from scenewise.engine.config import build, merge
+from scenewise.engine.config import build
+from scenewise.engine.config_tree import merge
 from scenewise.engine.display import Display, terminal
 from scenewise.engine.environment import describe
-from scenewise.engine.folder import writing
-from scenewise.engine.plan import choose_device
+from scenewise.engine.machine import choose_device
 from scenewise.engine.run import pretrain_run
 from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.evaluation import Evaluation
@@ -68,12 +71,10 @@ def _train(
     config = build(merge(job.tree, {"engine": moved}))
     began = time.monotonic()
     try:
-        pretrain_run(config, out, resume=True, display=display)
+        pretrain_run(config, out, resume=True, report=report_run, display=display)
     finally:
         record["seconds"] = round(record.get("seconds", 0.0) + time.monotonic() - began, 1)
         folder.write(job.name, record)
-    with writing(out):
-        report_run(out)
 
 
 def _look(
@@ -167,5 +168,17 @@ def main(told: Mapping[str, Any]) -> int:
     return 0
 
 
+def stop_with_parent(pipe: int) -> None:
+    """Have this process told to stop, as by SIGTERM, when whoever holds the other end of the pipe is gone."""
+
+    def wait() -> None:
+        while os.read(pipe, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    stop_with_parent(sys.stdin.fileno())
     sys.exit(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scenewise.engine.config import RunConfig, Tree, assign, build, merge
+from scenewise.engine.config import RunConfig, build
+from scenewise.engine.config_tree import Tree, assign, merge
 from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.studies import Arm, Settings, Split, Study
 from scenewise.tools.study_check import study_problems
+from scenewise.wording import counted
 
 Part = Literal["choose", "test"]
 
@@ -123,13 +125,14 @@ class StudyPlan:
         said = []
         for planned in self.arms:
             for variant in planned.variants:
-                if variant.tree is None:
+                if variant.epochs is None:
                     said.append(f"{variant.name}: {planned.arm.init} as it is")
                     continue
                 derived = "its own settings" if budget is None else f"a budget of {budget:g}"
                 said.append(
                     f"{variant.name}: {variant.cost:.4g} encoder passes a step and image, {derived}: "
-                    f"{variant.epochs} epochs, {variant.passes:.4g} passes, {len(planned.arm.seeds)} seeds"
+                    f"{counted(variant.epochs, 'epoch')}, {variant.passes:.4g} passes, "
+                    f"{counted(len(planned.arm.seeds), 'seed')}"
                 )
         return said
 

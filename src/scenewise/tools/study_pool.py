@@ -11,7 +11,7 @@ from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
 from scenewise.sources import parse_spec
 from scenewise.studies import Boxes
-from scenewise.tools.propose import propose_data
+from scenewise.tools.propose import propose
 
 POOL = "pool"
 
@@ -50,9 +50,10 @@ def make_pool(data: str | tuple[str, ...], out: Path, display: Display) -> None:
         found = {path for path in (out / POOL).rglob("*") if path.is_symlink() or path.is_file()}
         foreign = sorted(found - wanted.keys())
         if foreign:
+            more = f" and {len(foreign) - 1} more are" if len(foreign) > 1 else " is"
             raise UserError(
-                f"data: {str(out / POOL)!r} was made of other data ({foreign[0].name} and {len(foreign) - 1} more "
-                "are not asked for); name another --out"
+                f"data: {str(out / POOL)!r} was made of other data ({foreign[0].name}{more} not asked for); name "
+                "another --out"
             )
         for link, target in wanted.items():
             if link not in found:
@@ -72,14 +73,14 @@ def make_boxes(
         return
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    propose_data(
+    propose(
         data,
-        file,
+        out=file,
         generator=boxes.generator,
         keep=boxes.keep,
         seed=boxes.seed,
         workers=workers,
-        bing_model=None if boxes.bing_model is None else Path(boxes.bing_model),
+        bing_model=boxes.bing_model,
         like=like,
         mode=boxes.mode,
         working_size=boxes.working_size,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from scenewise.backbones import load_subject
+from scenewise.engine.check import check_config
 from scenewise.engine.display import Display
 from scenewise.engine.plan import DEFAULT_BACKBONE, make_schedule
-from scenewise.engine.run import check_config, open_with_display
+from scenewise.engine.run import open_with_display
 from scenewise.errors import MissingError, UserError, unknown_name
 from scenewise.evaluate.run import check_exam
 from scenewise.methods import method_class

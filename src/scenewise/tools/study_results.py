@@ -21,6 +21,7 @@ from scenewise.report.trend import series
 from scenewise.tools.study_choice import Choice, main_metrics
 from scenewise.tools.study_folder import IMAGES, Entry, StudyFolder, read_json
 from scenewise.tools.study_plan import Job, PlannedArm, StudyPlan, flat
+from scenewise.wording import counted
 
 ONE_SEED = "one seed, undecided"
 CURVES = ("loss", "health/", "probe/")  # figures, or beginnings of their names, that are gathered by epoch
@@ -173,7 +174,7 @@ def _run(job: Job, folder: StudyFolder) -> Entry:
         "command": command_line(job),
         "commit": environment["commit"],
         "torch": environment["versions"]["torch"],
-        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['device']}",
+        "machine": f"{machine['processor']}, {counted(machine['cores'], 'core')}, {machine['device']}",
         "seconds": record.get("seconds"),
         "test_seconds": looked["seconds"],
         "tested_at": looked["at"],

@@ -10,17 +10,18 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Float32
 
 from scenewise.errors import UserError
+from scenewise.settings import Aspect, Count, NotNegative, Pixels, Share, check_fields
 from scenewise.types import Size, View
 from scenewise.views.instances import with_instances
-from scenewise.views.limits import check_settings
 from scenewise.views.regions import Range, RegionPolicy, Regions, Window, crop
-from scenewise.views.scene import Scene, scene_instead
+from scenewise.views.scene import SCENE, scene_instead
 from scenewise.views.slots import REFERENCE_SIZE, Slot, full_size
 from scenewise.views.windows import (
     inside,
@@ -32,6 +33,7 @@ from scenewise.views.windows import (
     usable_proposals,
 )
 
+MeanArea = Annotated[float, Gt(0), Le(1)]  # mean share of its photo a proposal covers
 KINDS = (View.OBJECT, View.CONTEXT)  # of the views in turn
 SHIFT_TRIES = 100  # the authors' code: 101
 
@@ -51,26 +53,26 @@ class Object(RegionPolicy):
     needs_proposals: ClassVar[bool] = True
     title: ClassVar[str] = "one view of an object proposal, one of its dilation (object-aware cropping)"
 
-    min_side: float = 32.0  # pixels of a 224-pixel view; ours, the paper names no filter
-    max_aspect: float = 4.0  # longer side over shorter; ours
-    limit: int | None = 10  # proposals drawn from, the best (the authors' loaders); None: all
-    nms_iou: float | None = None  # of a proposal with a better one, at most; None: not looked at
-    dilation: float = 0.2  # the authors' code; 0.1 is the paper's other value
+    min_side: Pixels = 32.0  # pixels of a 224-pixel view; ours, the paper names no filter
+    max_aspect: Aspect = 4.0  # longer side over shorter; ours
+    limit: Count | None = 10  # proposals drawn from, the best (the authors' loaders); None: all
+    nms_iou: Share | None = None  # of a proposal with a better one, at most; None: not looked at
+    dilation: NotNegative = 0.2  # the authors' code; 0.1 is the paper's other value
     # of what `dilation` is a share: the photo's sides (as read of the paper) or the box's own
     dilation_mode: Literal["image", "box"] = "image"
     # recommended: grow, dilate, clip; released: the arithmetic of the authors' code, cut off at the photo's borders
     geometry: Literal["recommended", "released"] = "recommended"
     # smallest share of its window an object view covers; None: the slot's divided by mean_area (0.2 / mean, the paper);
     # 0 in the authors' code for OpenImages, 0.2 in that for COCO
-    object_scale: float | None = None
-    mean_area: float | None = None  # mean share of its photo a proposal covers; None: measured on the proposals
+    object_scale: Share | None = None
+    mean_area: MeanArea | None = None  # mean share of its photo a proposal covers; None: measured on the proposals
     # smallest share of the dilated window its views cover (the authors' code); None: the slot's, which for SimCLR and
     # BYOL is 0.08: a view that small often misses the object
-    context_scale: float | None = 0.2
-    swap: float = 0.5  # probability that the two kinds of view are exchanged (the authors' code)
+    context_scale: Share | None = 0.2
+    swap: Share = 0.5  # probability that the two kinds of view are exchanged (the authors' code)
 
     def __post_init__(self) -> None:
-        check_settings(dataclasses.asdict(self))
+        check_fields("crops", self)
         if self.geometry == "released" and self.dilation_mode == "box":
             raise UserError("crops.dilation_mode: 'box' cannot be had with crops.geometry=released; leave it 'image'")
 
@@ -120,14 +122,14 @@ class ObjectScene(RegionPolicy):
     needs_proposals: ClassVar[bool] = True
     title: ClassVar[str] = "one view is a whole object proposal, the others are random crops of the photo"
 
-    min_side: float = 32.0  # the filter as in the policy `object`
-    max_aspect: float = 4.0
-    limit: int | None = 10
-    nms_iou: float | None = None
-    swap: float = 0.5  # probability that views 0 and 1 are exchanged (the authors' code)
+    min_side: Pixels = 32.0  # the filter as in the policy `object`
+    max_aspect: Aspect = 4.0
+    limit: Count | None = 10
+    nms_iou: Share | None = None
+    swap: Share = 0.5  # probability that views 0 and 1 are exchanged (the authors' code)
 
     def __post_init__(self) -> None:
-        check_settings(dataclasses.asdict(self))
+        check_fields("crops", self)
 
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
@@ -137,7 +139,7 @@ class ObjectScene(RegionPolicy):
         if box is None:
             return scene_instead(size, proposals, slots, generator)
         shown = int(generator.random() < self.swap)
-        regions = Scene()(size, proposals, slots, generator)
+        regions = SCENE(size, proposals, slots, generator)
         views = [(name, row) for name, slot in slots.items() if not slot.instance for row in range(slot.count)]
         for name, row in views[shown : shown + 1] or views[:1]:
             regions.boxes[name][row] = box
@@ -167,17 +169,19 @@ class ObjectShift(RegionPolicy):
     needs_proposals: ClassVar[bool] = True
     title: ClassVar[str] = "one view of an object proposal, one of the same window moved by 40 to 120 pixels"
 
-    min_side: float = 32.0  # the filter as in the policy `object`
-    max_aspect: float = 4.0
-    limit: int | None = 10
-    nms_iou: float | None = None
-    distance: tuple[float, float] = (40.0, 120.0)  # pixels of a 224-pixel view; ours, around the authors' 80
-    object_scale: float | None = None  # as in the policy `object`
-    mean_area: float | None = None
-    swap: float = 0.5
+    min_side: Pixels = 32.0  # the filter as in the policy `object`
+    max_aspect: Aspect = 4.0
+    limit: Count | None = 10
+    nms_iou: Share | None = None
+    distance: tuple[Pixels, Pixels] = (40.0, 120.0)  # pixels of a 224-pixel view; ours, around the authors' 80
+    object_scale: Share | None = None  # as in the policy `object`
+    mean_area: MeanArea | None = None
+    swap: Share = 0.5
 
     def __post_init__(self) -> None:
-        check_settings(dataclasses.asdict(self))
+        check_fields("crops", self)
+        if self.distance[0] > self.distance[1]:
+            raise UserError(f"crops.distance: {self.distance} must be two lengths, the shorter first")
 
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator

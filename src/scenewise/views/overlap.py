@@ -6,14 +6,15 @@ re-implementation (utkutpcgl/UniVIP).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Float32
 
+from scenewise.settings import Aspect, Pixels, Share, Views, check_fields
 from scenewise.types import Size, View
 from scenewise.views.instances import (
     MAX_ASPECT,
@@ -25,7 +26,6 @@ from scenewise.views.instances import (
     instance_count,
     place_instances,
 )
-from scenewise.views.limits import check_settings
 from scenewise.views.regions import RegionPolicy, Regions, Window, area_range, crop, scene_crops, whole
 from scenewise.views.slots import Slot, full_size
 from scenewise.views.windows import is_small
@@ -66,16 +66,16 @@ class Overlap(RegionPolicy):
     needs_proposals: ClassVar[bool] = True
     title: ClassVar[str] = "random crops of the photo whose overlap contains the same objects (UniVIP)"
 
-    instances: int = 4  # K, for methods without instance slots; the paper sees no gain beyond
-    tries: int = 20  # as the re-implementation reports it
-    min_size: float = MIN_SIZE  # pixels of a 224-pixel view, both sides of an object; 64 or 96 in the reports
-    max_aspect: float = MAX_ASPECT  # longer side over shorter
-    max_iou: float = MAX_IOU  # of an object with every one before it
+    instances: Views = 4  # K, for methods without instance slots; the paper sees no gain beyond
+    tries: Annotated[int, Ge(1), Le(1000)] = 20  # as the re-implementation reports it
+    min_size: Pixels = MIN_SIZE  # pixels of a 224-pixel view, both sides of an object; 64 or 96 in the reports
+    max_aspect: Aspect = MAX_ASPECT  # longer side over shorter
+    max_iou: Share = MAX_IOU  # of an object with every one before it
     # which K of more than K common objects: the first of the list (algorithm 1 stops at the K-th), or any
     pick: Literal["first", "random"] = "first"
 
     def __post_init__(self) -> None:
-        check_settings(dataclasses.asdict(self))
+        check_fields("crops", self)
 
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator

@@ -9,9 +9,9 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from scenewise.settings import Share, check_fields
 from scenewise.types import Size, View
 from scenewise.views.instances import with_instances
-from scenewise.views.limits import check_settings
 from scenewise.views.regions import RegionPolicy, Regions, scene_crops
 from scenewise.views.slots import Slot
 from scenewise.views.windows import raised_range
@@ -29,12 +29,12 @@ class Scene(RegionPolicy):
     needs_proposals: ClassVar[bool] = False
     title: ClassVar[str] = "independent random crops of the whole photo (the baseline)"
 
-    # smallest share of the photo a view covers, small crops but; None: the slot's. Raised, it is the control of
-    # object-aware crops: crops that share more because they are larger (Mishra et al., ablation of the area's bound)
-    scene_scale: float | None = None
+    # smallest share of the photo a view covers; small crops keep theirs. None: the slot's. Raised, it is the control of
+    # object-aware crops: pairs that share more because they are larger (Mishra et al., ablation of the area's bound)
+    scene_scale: Share | None = None
 
     def __post_init__(self) -> None:
-        check_settings(dataclasses.asdict(self))
+        check_fields("crops", self)
 
     def __call__(
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
@@ -55,9 +55,12 @@ class Scene(RegionPolicy):
         return self
 
 
+SCENE = Scene()
+
+
 def scene_instead(
     size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
 ) -> Regions:
     """Return the scene policy's regions for a photo that another policy can do nothing with, counted as `fallback`."""
-    regions = Scene()(size, proposals, slots, generator)
+    regions = SCENE(size, proposals, slots, generator)
     return dataclasses.replace(regions, figures={"fallback": 1.0, **regions.figures})

@@ -8,7 +8,16 @@ from typing import Literal
 
 from scenewise.errors import UserError
 from scenewise.evaluate.exam import Exam
-from scenewise.evaluate.finetuning import BatchNorm, Problem, Recipe, check_lengths, choose, fine_tune, score
+from scenewise.evaluate.finetuning import (
+    BatchNorm,
+    Problem,
+    Recipe,
+    check_images,
+    check_lengths,
+    choose,
+    fine_tune,
+    score,
+)
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome
 from scenewise.evaluate.training import cosine, steps
@@ -76,8 +85,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings out of their range."""
-    del exam
+    """Raise UserError for settings out of their range, and for too few training images."""
     problems = check_lengths(
         "finetune", batch_size=config.batch_size, epochs=config.epochs, iterations=config.iterations
     )
@@ -92,6 +100,7 @@ def check(exam: Exam, config: Config) -> None:
         problems.append(f"finetune.held_out: {config.held_out} is not possible; allowed is what lies between 0 and 1")
     if problems:
         raise UserError(*problems)
+    check_images(len(exam.outline().train.labels), title="finetune")
 
 
 PROTOCOL = Protocol(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from scenewise.errors import UserError
+from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.metrics import knn_votes
 from scenewise.evaluate.neighbours import nearest, vote_weights
 from scenewise.evaluate.protocol import Protocol, frozen
@@ -59,15 +60,19 @@ def run(task: Task, config: Config) -> Outcome:
     UserError when k or the temperature does not fit.
     """
     check_settings(config)
-    size = len(task.train.features)
-    if not 1 <= config.k <= size:
+    check_size(config, len(task.train.features))
+    weighing = f"temperature = {config.temperature:g}" if config.vote == "exp" else "majority vote"
+    similarity = "" if config.normalise else ", dot product of features that are not normalised"
+    return task.outcome(votes(task, config), f"knn: k = {config.k}, {weighing}{similarity}")
+
+
+def check_size(config: Config, size: int) -> None:
+    """Raise UserError for a k above the number of training images."""
+    if config.k > size:
         raise UserError(
             f"knn.k: {config.k} is not possible with {size} training images; allowed are 1..{size}; "
             f"give data with at least {config.k} labelled training images, and a --limit that is no smaller"
         )
-    weighing = f"temperature = {config.temperature:g}" if config.vote == "exp" else "majority vote"
-    similarity = "" if config.normalise else ", dot product of features that are not normalised"
-    return task.outcome(votes(task, config), f"knn: k = {config.k}, {weighing}{similarity}")
 
 
 def votes(task: Task, config: Config) -> Float64[Tensor, "queries classes"]:
@@ -109,9 +114,15 @@ def multi_label_votes(
     return scores
 
 
+def check(exam: Exam, config: Config) -> None:
+    """Raise UserError for settings that cannot be, also with so many training images."""
+    check_settings(config)
+    check_size(config, len(exam.outline().train.labels))
+
+
 PROTOCOL = Protocol(
     "weighted vote of the 20 nearest training images by cosine; nothing is trained",
     Config,
     frozen(run),
-    check=lambda exam, config: check_settings(config),
+    check=check,
 )

@@ -22,7 +22,7 @@ from scenewise.evaluate.intervals import Statistic
 from scenewise.evaluate.labels import keep_classes
 from scenewise.evaluate.metrics import knn_predict
 from scenewise.evaluate.neighbours import nearest
-from scenewise.evaluate.object_features import ObjectFeatures, object_features
+from scenewise.evaluate.object_features import ObjectFeatures, exam_objects, object_features
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Part, measure
 
@@ -40,7 +40,16 @@ class Config:
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings that are not possible."""
+    """Raise UserError for settings that are not possible, also with these boxes."""
+    check_settings(config)
+    known, asked = (exam_objects(exam, part, min_side=config.min_side) for part in ("train", "test"))
+    parts = (Part(torch.empty(len(each), 0), torch.from_numpy(each.labels)) for each in (known, asked))
+    kept, _ = _judged_classes(exam, *parts)
+    check_size(config, int(kept[known.labels].sum()))
+
+
+def check_settings(config: Config) -> None:
+    """Raise UserError for settings that cannot be."""
     problems = [
         f"objects.{name}: {value:g} must be {allowed}"
         for name, value, good, allowed in (
@@ -55,23 +64,25 @@ def check(exam: Exam, config: Config) -> None:
         raise UserError(*problems)
 
 
+def check_size(config: Config, boxes: int) -> None:
+    """Raise UserError for a k above the number of training boxes."""
+    if config.k > boxes:
+        raise UserError(f"objects.k: {config.k} is not possible with {boxes} training boxes; allowed are 1..{boxes}")
+
+
 def run(exam: Exam, config: Config) -> Outcome:
     """Return recall@1, 5 and 10, top1 of the vote and "accuracy/NAME" of each class, shares 0..1 of the test boxes.
 
     UserError when k does not fit the training boxes, or no box can be judged.
     """
-    check(exam, config)
+    check_settings(config)
     key = weights_digest(exam.backbone) if exam.cache else None
     found = {
         part: object_features(exam, part, margin=config.margin, min_side=config.min_side, key=key)
         for part in ("train", "test")
     }
     train, test, notes = _judged(exam, found["train"], found["test"])
-    if config.k > len(train.objects):
-        raise UserError(
-            f"objects.k: {config.k} is not possible with {len(train.objects)} training boxes; "
-            f"allowed are 1..{len(train.objects)}"
-        )
+    check_size(config, len(train.objects))
     owners, first = _owners(test)
     statistic = box_statistic(
         hits(train, test, config=config, classes=len(exam.train.classes)),
@@ -103,14 +114,19 @@ def _judged(
 ) -> tuple[ObjectFeatures, ObjectFeatures, tuple[str, ...]]:
     """Return both parts without the boxes of classes too rare to be found, and what is said of them."""
     shared = shared_images(*(np.unique(each.digest) for each in (train, test)))
-    known, asked = (Part(each.features, torch.from_numpy(each.objects.labels)) for each in (train, test))
-    judged = keep_classes(known, asked, exam.train.classes, min_positives=exam.min_positives)
-    kept: Bool[np.ndarray, " classes"] = np.array([name in judged.classes for name in exam.train.classes])
+    parts = (Part(each.features, torch.from_numpy(each.objects.labels)) for each in (train, test))
+    kept, notes = _judged_classes(exam, *parts)
     return (
         train.only(kept[train.objects.labels]),
         test.only(kept[test.objects.labels]),
-        (*shared, *(f"objects: {note}" for note in judged.notes)),
+        (*shared, *(f"objects: {note}" for note in notes)),
     )
+
+
+def _judged_classes(exam: Exam, train: Part, test: Part) -> tuple[Bool[np.ndarray, " classes"], tuple[str, ...]]:
+    """Return which classes of the labels are judged, and what is said of the others."""
+    judged = keep_classes(train, test, exam.train.classes, min_positives=exam.min_positives)
+    return np.array([name in judged.classes for name in exam.train.classes]), judged.notes
 
 
 def _owners(test: ObjectFeatures) -> tuple[Int64[Tensor, " objects"], Int64[np.ndarray, " images"]]:

@@ -37,11 +37,8 @@ def run(task: Task, config: Config) -> Outcome:
     whole ranking) leaves it out. The intervals are over the queries; the gallery stays. UserError without queries.
     """
     asked = has_class(task.test.labels)
-    if not asked.any():
-        raise UserError(f"retrieve: none of the {len(asked)} test images has a class, so there is nothing to ask for")
+    check_queries(asked, config)
     same_set = config.gallery == "test"
-    if same_set and len(asked) < 2:
-        raise UserError("retrieve.gallery: 'test' needs at least 2 test images; use 'train'")
     gallery = task.test if same_set else task.train
     found = retrieve(
         task.test.features, gallery.features, task.test.labels, gallery.labels, ks=RANKS, same_set=same_set
@@ -57,6 +54,14 @@ def run(task: Task, config: Config) -> Outcome:
         counts=dict(task.counts) | {"queries": len(rows)},
         skipped=task.skipped,
     )
+
+
+def check_queries(asked: Bool[Tensor, " images"], config: Config) -> None:
+    """Raise UserError where no test image asks, or one would search itself alone."""
+    if not asked.any():
+        raise UserError(f"retrieve: none of the {len(asked)} test images has a class, so there is nothing to ask for")
+    if config.gallery == "test" and len(asked) < 2:
+        raise UserError("retrieve.gallery: 'test' needs at least 2 test images; use 'train'")
 
 
 def has_class(labels: Int[Tensor, " images"] | Int[Tensor, "images classes"]) -> Bool[Tensor, " images"]:
@@ -102,4 +107,5 @@ PROTOCOL = Protocol(
     "images like a test image among the training images, by cosine: recall, precision and mAP of the ranking",
     Config,
     frozen(run),
+    check=lambda exam, config: check_queries(has_class(exam.outline().test.labels), config),
 )

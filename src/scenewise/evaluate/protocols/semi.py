@@ -16,7 +16,16 @@ from scenewise.errors import UserError
 from scenewise.evaluate.evaluation import CLASS_PREFIXES
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
-from scenewise.evaluate.finetuning import BatchNorm, Problem, Recipe, check_lengths, choose, fine_tune, score
+from scenewise.evaluate.finetuning import (
+    BatchNorm,
+    Problem,
+    Recipe,
+    check_images,
+    check_lengths,
+    choose,
+    fine_tune,
+    score,
+)
 from scenewise.evaluate.intervals import Statistic
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Task
@@ -170,8 +179,7 @@ def _sentence(title: str, chosen: Tensor, train: Labelled, task: Task, fraction:
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings out of their range."""
-    del exam
+    """Raise UserError for settings out of their range, and for too few training images."""
     problems = check_lengths("semi", batch_size=config.batch_size, epochs=config.epochs, iterations=config.iterations)
     if not config.fractions or not all(0 < fraction <= 1 for fraction in config.fractions):
         problems.append(f"semi.fractions: {config.fractions} must hold at least one share, each above 0 and at most 1")
@@ -181,6 +189,7 @@ def check(exam: Exam, config: Config) -> None:
         problems.append(f"semi.held_out: {config.held_out} is not possible; allowed is what lies between 0 and 1")
     if problems:
         raise UserError(*problems)
+    check_images(len(exam.outline().train.labels), title="semi")
 
 
 PROTOCOL = Protocol("fine-tuning on 1 % and on 10 % of the labelled training images", Config, run, check=check)

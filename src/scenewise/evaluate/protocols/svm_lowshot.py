@@ -293,6 +293,8 @@ def _deviations(statistics: Mapping[int, Sequence[Statistic]], *, main: str, ima
 
 def _check(exam: Exam, config: Config) -> None:
     check_settings(config)
+    outline = exam.outline()
+    possible_k(*presence(outline.train.labels, len(outline.classes)), outline.classes, config)
     check_look(exam, config.grid, title="svm-lowshot")
 
 

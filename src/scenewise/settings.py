@@ -1,0 +1,130 @@
+"""Settings: what each may be stands beside it, as its type; here are these types and the one check that reads them.
+
+A dataclass of settings (a method's Config, a region policy, a section of a run's configuration) says of every number
+what it may be: with a type below, or with an `Annotated` of its own. Floats are finite everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Unit
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from scenewise.errors import UserError
+
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]  # a momentum, a probability, an overlap
+Pixels = Annotated[float, Ge(0), Unit("pixels")]  # a length
+Aspect = Annotated[float, Ge(1)]  # longer side over shorter
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+Views = Annotated[int, Ge(1), Le(64)]  # of an image; ours: a loader makes all of them at once
+ViewsOrZero = Annotated[int, Ge(0), Le(64)]
+
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than_equal")  # what pydantic calls a limit that was not kept
+_WORDS = {  # how its other errors begin -> what is asked for
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "missing": "a longer list",
+    "too": "a shorter list",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How a field is read: `read(value, strict=...)`. allowed: its limits in words, empty where it has none."""
+
+    read: Callable[..., Any]
+    allowed: str
+
+
+def read_fields(
+    kind: type[Any], given: Mapping[str, Any], *, strict: bool = False
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the values that a dataclass's fields allow, as their types, and what is wrong with the others.
+
+    given: field -> value; every name is one of the dataclass. Wrong: (field, "VALUE must be ...") each.
+    strict: a word that could be read as a number is none.
+    """
+    values: dict[str, Any] = {}
+    wrong: list[tuple[str, str]] = []
+    for name, value in given.items():
+        reader = _readers(kind)[name]  # type: ignore[arg-type] # mypy doubts that a class can be hashed
+        try:
+            values[name] = reader.read(value, strict=strict)
+        except ValidationError as error:
+            wrong += [(name, sentence) for sentence in _sentences(error, reader.allowed)]
+    return values, wrong
+
+
+def check_fields(section: str, settings: Any) -> None:
+    """Raise UserError with every field of a dataclass that is not what it may be, by its name in the section."""
+    _, wrong = read_fields(type(settings), dataclasses.asdict(settings), strict=True)
+    if wrong:
+        raise UserError(*(f"{section}.{name}: {sentence}" for name, sentence in wrong))
+
+
+def limits(hint: Any) -> str:
+    """Return in words what the numbers of a field's type may be ("0 to 1"); nothing where the type has no limit."""
+    above = least = most = None
+    unit = ""
+    for constraint in _constraints(hint):
+        match constraint:
+            case Gt(gt=value):
+                above = value
+            case Ge(ge=value):
+                least = value
+            case Le(le=value):
+                most = value
+            case Unit(unit=name):
+                unit = f" {name}"
+    if above is not None:
+        return f"more than {above}{unit}" if most is None else f"more than {above} and at most {most}{unit}"
+    if least is not None and most is not None:
+        return f"{least} to {most}{unit}"
+    if least is not None:
+        return f"0{unit} or more" if least == 0 else f"at least {least}{unit}"
+    return "" if most is None else f"at most {most}{unit}"
+
+
+def _constraints(hint: Any) -> list[Any]:
+    """Return what a type, and the types it is made of, are annotated with."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return [*_constraints(inner[0]), *inner[1:]]
+    return [constraint for part in inner for constraint in _constraints(part)]
+
+
+@functools.cache
+def _readers(kind: type[Any]) -> dict[str, _Reader]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    finite = ConfigDict(allow_inf_nan=False)
+    return {
+        entry.name: _Reader(TypeAdapter(hints[entry.name], config=finite).validate_python, limits(hints[entry.name]))
+        for entry in dataclasses.fields(kind)
+    }
+
+
+def _sentences(error: ValidationError, allowed: str) -> list[str]:
+    """Return what pydantic found wrong with a field in our words, one sentence a value; alternatives are joined."""
+    sentences: list[str] = []
+    wanted: dict[str, list[str]] = {}
+    for item in error.errors():
+        refused = item.get("ctx", {}).get("error")
+        if isinstance(refused, UserError):  # from a validator of our own, which names what it judges
+            sentences += [problem.partition(": ")[2] for problem in refused.problems]
+            continue
+        words = item["msg"].removeprefix("Input should be ")
+        words = _WORDS.get(item["type"].partition("_")[0], words)
+        wanted.setdefault(repr(item["input"]), []).append(allowed if item["type"] in _BOUNDS and allowed else words)
+    return sentences + [f"{value} must be {' or '.join(words)}" for value, words in wanted.items()]
