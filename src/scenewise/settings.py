@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le, Unit
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Unit
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from scenewise.errors import UserError
@@ -21,14 +21,17 @@ from scenewise.errors import UserError
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]  # a momentum, a probability, an overlap
+BelowOne = Annotated[float, Ge(0), Lt(1)]  # a share that leaves something of the rest
 Pixels = Annotated[float, Ge(0), Unit("pixels")]  # a length
 Aspect = Annotated[float, Ge(1)]  # longer side over shorter
+Positives = Annotated[tuple[Positive, ...], MinLen(1)]  # to choose from
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 Views = Annotated[int, Ge(1), Le(64)]  # of an image; ours: a loader makes all of them at once
 ViewsOrZero = Annotated[int, Ge(0), Le(64)]
 
-_BOUNDS = ("greater_than", "greater_than_equal", "less_than_equal")  # what pydantic calls a limit that was not kept
+# what pydantic calls a limit that was not kept
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 _WORDS = {  # how its other errors begin -> what is asked for
     "int": "a whole number",
     "float": "a number",
@@ -36,7 +39,8 @@ _WORDS = {  # how its other errors begin -> what is asked for
     "string": "text",
     "tuple": "a list",
     "missing": "a longer list",
-    "too": "a shorter list",
+    "too_short": "a longer list",
+    "too_long": "a shorter list",
 }
 
 
@@ -76,7 +80,7 @@ def check_fields(section: str, settings: Any) -> None:
 
 def limits(hint: Any) -> str:
     """Return in words what the numbers of a field's type may be ("0 to 1"); nothing where the type has no limit."""
-    above = least = most = None
+    above = least = below = most = None
     unit = ""
     for constraint in _constraints(hint):
         match constraint:
@@ -84,17 +88,19 @@ def limits(hint: Any) -> str:
                 above = value
             case Ge(ge=value):
                 least = value
+            case Lt(lt=value):
+                below = value
             case Le(le=value):
                 most = value
             case Unit(unit=name):
                 unit = f" {name}"
-    if above is not None:
-        return f"more than {above}{unit}" if most is None else f"more than {above} and at most {most}{unit}"
     if least is not None and most is not None:
         return f"{least} to {most}{unit}"
-    if least is not None:
-        return f"0{unit} or more" if least == 0 else f"at least {least}{unit}"
-    return "" if most is None else f"at most {most}{unit}"
+    upper = [f"below {below}"] if below is not None else [f"at most {most}"] if most is not None else []
+    if least == 0 and not upper:
+        return f"0{unit} or more"
+    lower = [f"more than {above}"] if above is not None else [f"at least {least}"] if least is not None else []
+    return " and ".join([*lower, *upper]) + (unit if lower or upper else "")
 
 
 def _constraints(hint: Any) -> list[Any]:
@@ -119,12 +125,14 @@ def _sentences(error: ValidationError, allowed: str) -> list[str]:
     """Return what pydantic found wrong with a field in our words, one sentence a value; alternatives are joined."""
     sentences: list[str] = []
     wanted: dict[str, list[str]] = {}
-    for item in error.errors():
+    told = error.errors()
+    inside = [item for item in told if any(isinstance(place, int) for place in item["loc"])]  # entries of a list
+    for item in inside or told:
         refused = item.get("ctx", {}).get("error")
         if isinstance(refused, UserError):  # from a validator of our own, which names what it judges
             sentences += [problem.partition(": ")[2] for problem in refused.problems]
             continue
         words = item["msg"].removeprefix("Input should be ")
-        words = _WORDS.get(item["type"].partition("_")[0], words)
+        words = next((asked for start, asked in _WORDS.items() if item["type"].startswith(start)), words)
         wanted.setdefault(repr(item["input"]), []).append(allowed if item["type"] in _BOUNDS and allowed else words)
     return sentences + [f"{value} must be {' or '.join(words)}" for value, words in wanted.items()]

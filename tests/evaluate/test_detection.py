@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from scenewise.backbones import create_backbone
 from scenewise.errors import UserError
 from scenewise.evaluate import detection, detectors
-from scenewise.evaluate.detection_data import read_photos, shown_images
+from scenewise.evaluate.detection_data import count_objects, read_photos, shown_images
 from scenewise.evaluate.detection_matches import Detections, box_areas, mask_areas
 from scenewise.evaluate.detection_training import SCHEDULES, Config, detect, measure_norms, pasted, train_detector
 from scenewise.evaluate.detection_views import resized, seen_at, training_view
@@ -330,8 +330,47 @@ def test_masks_of_another_size_are_named():
 def test_nothing_in_common_to_learn_and_to_find():
     exam = make_exam(train=Rectangles("train", 4, classes=(0,)), test=Rectangles("test", 3, classes=(1,)))
     photos = {part: read_photos(exam, part, masks=False, title="t") for part in ("train", "test")}
-    with pytest.raises(UserError, match="no class has objects to learn and objects to find"):
+    wrong = "no class has objects to learn and objects to find"
+    with pytest.raises(UserError, match=wrong):
         detection.choose_lesson(exam, photos["train"], photos["test"])
+
+
+def unread(source):
+    """Return the source, none of whose images can be read."""
+    source.bad = frozenset(range(len(source)))
+    return source
+
+
+@pytest.mark.parametrize("name", ["detect", "segment-instances"])
+@pytest.mark.parametrize(
+    ("train", "test", "more"),
+    [
+        (Rectangles("train", 4, classes=(0,)), Rectangles("test", 3, classes=(1,)), {}),
+        (Rectangles("train", 4), Rectangles("test", 3), {"min_positives": 5}),
+        (Rectangles("train", 4), Rectangles("test", 3, empty=(0, 1, 2)), {}),
+        (Rectangles("train", 4), Rectangles("test", 3, ignored=1.0), {}),
+        (Rectangles("train", 4, ignored=1.0), Rectangles("test", 3), {}),
+    ],
+)
+def test_nothing_in_common_is_known_before_any_image_is_read(name, train, test, more):
+    exam = dataclasses.replace(make_exam(train=unread(train), test=unread(test)), **more)
+    with pytest.raises(UserError, match="no class has objects to learn and objects to find"):
+        load_protocol(name).check(exam, Config())
+
+
+def test_ignored_objects_that_are_learnt_are_enough_to_begin():
+    train = unread(Rectangles("train", 4, ignored=1.0))
+    train.spec = "voc:photos"
+    load_protocol("detect").check(make_exam(train=train), Config())
+
+
+def test_the_labels_count_what_the_photos_hold():
+    exam = make_exam(train=Rectangles("train", 5, empty=(1,), ignored=0.4))
+    for masks in (False, True):
+        photos = read_photos(exam, "train", masks=masks, title="t")
+        seen, learnable = count_objects(exam, "train", "masks" if masks else "boxes")
+        assert np.array_equal(seen, photos.seen) and np.array_equal(learnable, photos.learnable)
+        assert seen.sum() > learnable.sum()
 
 
 @pytest.mark.parametrize(
@@ -339,8 +378,6 @@ def test_nothing_in_common_to_learn_and_to_find():
     [
         ({"name": "vit_tiny_patch16_224"}, {}, "has no maps at strides"),
         ({"name": "convnext_atto"}, {"architecture": "c4"}, "'c4' needs a ResNet"),
-        ({}, {"batch_size": 0}, "batch_size: 0 is too few"),
-        ({}, {"learning_rate": 0.0}, "learning_rate: 0.0 must be above 0"),
         ({"size": 16}, {}, "size 16 are too small"),
     ],
 )

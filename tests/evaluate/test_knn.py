@@ -161,9 +161,3 @@ def test_settings_that_do_not_fit_are_refused():
     task = make_task(train=30)
     with pytest.raises(UserError, match=r"knn\.k: 31 is not possible with 30 .*allowed are 1\.\.30; give"):
         knn.run(task, knn.Config(k=31))
-    with pytest.raises(UserError, match=r"knn\.k: 0"):
-        knn.run(task, knn.Config(k=0))
-    with pytest.raises(UserError, match=r"knn\.temperature: 0\.0 must be above 0"):
-        knn.run(task, knn.Config(temperature=0.0))
-    with pytest.raises(UserError, match=r"knn\.temperature: -1\.0 must be above 0"):
-        knn.check_settings(knn.Config(temperature=-1.0))

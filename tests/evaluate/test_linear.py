@@ -342,16 +342,11 @@ def test_the_compatibility_figure_stands_beside_the_whole_sets(recipe):
 
 
 def test_settings_that_do_not_fit_are_refused():
-    single, several = make_task(multi=False), make_task()
     with pytest.raises(UserError, match=r"linear\.batch_map: is for data with several classes"):
-        linear.run(single, linear.Config(batch_map=256))
-    with pytest.raises(UserError, match=r"linear\.batch_map: 0 must be above 0"):
-        linear.run(several, linear.Config(batch_map=0))
+        linear.run(make_task(multi=False), linear.Config(batch_map=256))
     with pytest.raises(UserError, match=r"linear\.batch_size: 64 has no effect on recipe moco") as raised:
-        linear.run(several, linear.Config(recipe="moco", batch_size=64, weight_decays=(1.0,)))
+        linear.Config(recipe="moco", batch_size=64, weight_decays=(1.0,))
     assert len(raised.value.problems) == 2
-    with pytest.raises(UserError, match="must each hold at least one value"):
-        linear.run(several, linear.Config(learning_rates=()))
 
 
 def test_a_recipe_has_the_same_scores_for_the_same_seed_and_another_length_when_told():

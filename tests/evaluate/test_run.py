@@ -228,7 +228,7 @@ def test_the_length_reaches_what_trains_and_is_said_of_the_rest(backbone, make_s
     assert short.protocols["linear"] != long.protocols["linear"]
     with pytest.raises(UserError, match="both give the length"):
         evaluate(backbone, train, test, epochs=1, iterations=1)
-    with pytest.raises(UserError, match="iterations: 0 must be above 0"):
+    with pytest.raises(UserError, match=r"^iterations: 0 must be at least 1$"):
         evaluate(backbone, train, test, iterations=0)
 
 
@@ -242,31 +242,3 @@ def test_images_that_lack_what_a_protocol_needs_are_told(backbone, make_source):
     train, test = make_source("train", multi=True), make_source("test", 40, multi=True)
     train.labels()[:7] = -1
     assert "train: 7 of 60 images have no labels and are not used" in evaluate(backbone, train, test).notes
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("learning_rates", [-1.0]),
-        ("learning_rates", [float("nan")]),
-        ("weight_decays", [-1.0]),
-        ("batch_size", 0),
-        ("epochs", 0),
-        ("iterations", -2),
-        ("momentum", 1.0),
-        ("held_out", 2.0),
-    ],
-)
-def test_impossible_settings_of_the_probe_are_refused_before_any_image_is_read(backbone, make_source, setting, value):
-    train, test = make_source("train"), make_source("test", 40)
-    with pytest.raises(UserError, match=f"linear.{setting}: "):
-        evaluate(backbone, train, test, protocols=["linear"], options={"linear": {setting: value}})
-    assert train.read_count == 0
-
-
-def test_impossible_settings_of_knn_are_refused_before_any_image_is_read(backbone, make_source):
-    train, test = make_source("train"), make_source("test", 40)
-    for setting, value in (("k", 0), ("temperature", float("inf")), ("temperature", -1.0)):
-        with pytest.raises(UserError, match=f"knn.{setting}: "):
-            evaluate(backbone, train, test, protocols=["knn"], options={"knn": {setting: value}})
-    assert train.read_count == 0

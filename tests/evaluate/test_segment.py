@@ -417,10 +417,8 @@ def test_class_maps_that_do_not_fit_are_named_before_training():
         ({"size": 31}, {}, "size: 31 px gives segment's network a map of one pixel; at least 32"),
         ({"backbone": create_backbone("vit_tiny_patch16_224", seed=0)}, {}, "use a ResNet or ConvNeXt"),
         ({"backbone": nn.Identity()}, {}, "backbone: segment needs one with feature maps"),
-        ({}, {"learning_rate": 0}, r"segment\.learning_rate: 0\.0 must be above 0"),
-        ({}, {"weight_decay": -1.0}, r"segment\.weight_decay: -1\.0 must be 0 or above"),
-        ({}, {"batch_size": 0}, r"segment\.batch_size: 0 must be at least 1"),
-        ({}, {"variant": "C"}, r"segment\.variant: .*'A' or 'B', got 'C'"),
+        ({}, {"learning_rate": 0}, r"segment\.learning_rate: 0 must be more than 0"),
+        ({}, {"variant": "C"}, r"segment\.variant: 'C' must be 'A' or 'B'"),
         (
             {"train": Rectangles("train", 3, unlabelled=range(3))},
             {},

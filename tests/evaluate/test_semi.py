@@ -129,11 +129,11 @@ def test_the_default_rates_go_with_the_share():
 def test_wrong_settings_are_said_before_any_image_is_read(make_source):
     exam = make_exam(make_source)
     for bad, words in (
-        ({"fractions": ()}, "at least one share"),
-        ({"fractions": (0.0,)}, "each above 0"),
+        ({"fractions": ()}, r"semi.fractions: \(\) must be a longer list"),
+        ({"fractions": (0.0,)}, r"semi.fractions: 0.0 must be more than 0 and at most 1"),
         ({"fractions": (0.1, 0.1)}, "names a share twice"),
-        ({"batch_size": 1}, "at least 3"),
-        ({"held_out": 0.0}, "between 0 and 1"),
+        ({"batch_size": 1}, r"semi.batch_size: 1 must be at least 3"),
+        ({"held_out": 0.0}, r"semi.held_out: 0.0 must be more than 0 and below 1"),
         ({"recipe": "swaw"}, "semi.recipe"),
     ):
         with pytest.raises(UserError, match=words):

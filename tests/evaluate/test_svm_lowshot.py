@@ -168,21 +168,6 @@ def test_without_a_positive_outside_the_sample_the_middle_is_taken(assess):
     assert any("k = 2: C = 9 of 3, not chosen" in note for note in outcome.notes)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"k": ()}, r"svm-lowshot\.k"),
-        ({"k": (0, 1)}, r"svm-lowshot\.k"),
-        ({"samples": 0}, r"svm-lowshot\.samples: 0"),
-        ({"negatives": 0}, r"svm-lowshot\.negatives: 0"),
-        ({"costs": (0.0,)}, r"svm-lowshot\.costs"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(change, message):
-    with pytest.raises(UserError, match=message):
-        lowshot.check_settings(dataclasses.replace(SHORT, **change))
-
-
 def test_it_runs_on_grid_features_of_a_real_backbone(make_source):
     exam = Exam(
         backbone=create_backbone("resnet18", seed=0),

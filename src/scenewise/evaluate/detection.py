@@ -11,41 +11,34 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from scenewise.errors import UserError
-from scenewise.evaluate.detection_data import Photos, read_photos, shown_images
+from scenewise.evaluate.detection_data import Photos, count_objects, read_photos, shown_images
 from scenewise.evaluate.detection_figures import detection_statistic, joint_statistic, voc_statistic
 from scenewise.evaluate.detection_matches import AREAS, Detections, Matches, Objects, Shape, match_image
 from scenewise.evaluate.detection_training import Config, Lesson, detect, train_detector
 from scenewise.evaluate.detection_views import Photo
 from scenewise.evaluate.detectors import check_backbone
-from scenewise.evaluate.exam import Exam, shared_images, skip_notes
+from scenewise.evaluate.exam import Exam, Need, shared_images, skip_notes
 from scenewise.evaluate.labels import listed
 from scenewise.evaluate.task import Outcome, measure
 
 LEAST_SIZE = 32  # pixels: one cell of the coarsest map of a backbone
 
 
-def check(exam: Exam, config: Config, *, title: str) -> None:
-    """Raise UserError for settings that do not fit, before any image is read."""
+def check(exam: Exam, config: Config, *, title: str, needs: Need) -> None:
+    """Raise UserError for a size, objects or a backbone that do not fit, before any image is read."""
     problems = []
-    for name, value, least in (
-        ("epochs", config.epochs, 1),
-        ("iterations", config.iterations, 1),
-        ("batch_size", config.batch_size, 1),
-        ("width", config.width, 8),
-    ):
-        if value is not None and value < least:
-            problems.append(f"{title}.{name}: {value} is too few; at least {least}")
-    if not config.learning_rate > 0:
-        problems.append(f"{title}.learning_rate: {config.learning_rate} must be above 0")
-    if not 0 <= config.score_threshold < 1:
-        problems.append(f"{title}.score_threshold: {config.score_threshold} must be at least 0 and below 1")
     if exam.size < LEAST_SIZE:
         problems.append(f"{title}: images of size {exam.size} are too small to detect in; at least {LEAST_SIZE}")
-    for part in ("train", "test"):
-        exam.instances(part)
+    # the masks or the photos may leave fewer objects, never more
+    (seen, learnable), (_, tested) = (count_objects(exam, part, needs) for part in ("train", "test"))
+    try:
+        choose_classes(exam, seen if learns_ignored(exam) else learnable, tested)
+    except UserError as error:
+        problems += error.problems
     try:
         check_backbone(exam.backbone, config.architecture)
     except UserError as error:
@@ -84,19 +77,10 @@ def choose_lesson(exam: Exam, train: Photos, test: Photos) -> Lesson:
 
     UserError when no class has an object in enough training photos and one in a test photo.
     """
-    ignored = exam.train.spec.startswith("voc:")
+    ignored = learns_ignored(exam)
     targets = train.seen if ignored else train.learnable  # (N, C)
+    known, notes = choose_classes(exam, targets, test.learnable)
     names = np.array(exam.train.classes)
-    known = (targets > 0).sum(axis=0) >= max(1, exam.min_positives)
-    tested = test.learnable.sum(axis=0) > 0
-    notes = []
-    if not known.all():
-        fewer = "no object" if exam.min_positives <= 1 else f"objects in fewer than {exam.min_positives} images"
-        notes.append(f"left out, {fewer} in the training part: {listed(names[~known])}")
-    if (known & ~tested).any():
-        notes.append(f"no figure, no object in the test part: {listed(names[known & ~tested])}")
-    if not (known & tested).any():
-        raise UserError("data: no class has objects to learn and objects to find", *notes)
     useful = targets[:, known].sum(axis=1) > 0
     if not useful.all():
         notes.append(f"{int((~useful).sum())} of {len(train)} training images have no object to learn and are left out")
@@ -113,6 +97,33 @@ def choose_lesson(exam: Exam, train: Photos, test: Photos) -> Lesson:
         objects=int(targets[:, known].sum()),
         notes=tuple(notes),
     )
+
+
+def learns_ignored(exam: Exam) -> bool:
+    """Return whether the training part's ignored objects are learnt."""
+    return exam.train.spec.startswith("voc:")
+
+
+def choose_classes(
+    exam: Exam, targets: Int64[np.ndarray, "train classes"], asked: Int64[np.ndarray, "test classes"]
+) -> tuple[Bool[np.ndarray, " classes"], list[str]]:
+    """Return which classes are learnt, and what is said of the others.
+
+    targets, asked: objects of each class to learn in each training photo, and to find in each test photo. UserError
+    when no class has an object in enough training photos and one in a test photo.
+    """
+    names = np.array(exam.train.classes)
+    known = (targets > 0).sum(axis=0) >= max(1, exam.min_positives)
+    tested = asked.sum(axis=0) > 0
+    notes = []
+    if not known.all():
+        fewer = "no object" if exam.min_positives <= 1 else f"objects in fewer than {exam.min_positives} images"
+        notes.append(f"left out, {fewer} in the training part: {listed(names[~known])}")
+    if (known & ~tested).any():
+        notes.append(f"no figure, no object in the test part: {listed(names[known & ~tested])}")
+    if not (known & tested).any():
+        raise UserError("data: no class has objects to learn and objects to find", *notes)
+    return known, notes
 
 
 def find(

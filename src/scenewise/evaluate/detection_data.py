@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Bool, Int64, UInt8, UInt64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -15,7 +15,7 @@ from scenewise import keys
 from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.detection_matches import Objects, box_areas, encode, mask_areas
 from scenewise.evaluate.detection_views import Photo, resized, seen_at, training_view
-from scenewise.evaluate.exam import Exam
+from scenewise.evaluate.exam import Exam, Need
 from scenewise.evaluate.feature_cache import content_digest
 from scenewise.evaluate.features import start_worker
 from scenewise.evaluate.training import draw_batches
@@ -27,6 +27,8 @@ from scenewise.views.opencv import use_one_thread
 KEPT_BYTES = 1 << 29  # of decoded photos held in memory, so that small sets are read once
 NAMED_PROBLEMS = 5  # faulty records named in an error
 
+# objects of each class in each image (N, C): all, and those that are not ignored
+ObjectCounts = tuple[Int64[np.ndarray, "images classes"], Int64[np.ndarray, "images classes"]]
 TrainingBatch = tuple[list[Tensor], list[dict[str, Tensor]]]  # uint8 images (3, H, W); their targets
 
 
@@ -115,7 +117,7 @@ def read_photos(exam: Exam, part: str, *, masks: bool, title: str, keep: int = K
         elif isinstance(found, Skip):
             skipped.append(found)
         else:
-            counts.append(_class_counts(found.objects, classes))
+            counts.append(_class_counts(found.objects.classes, found.objects.ignored, classes))
             if found.decoded.pixels.nbytes <= free:
                 kept[found.index] = found
                 free -= found.decoded.pixels.nbytes
@@ -139,6 +141,14 @@ def read_photos(exam: Exam, part: str, *, masks: bool, title: str, keep: int = K
         skipped=tuple(skipped),
         kept=kept,
     )
+
+
+def count_objects(exam: Exam, part: str, needs: Need) -> ObjectCounts:
+    """Return what the labels say of each image that has what is needed; no photo and no mask is read."""
+    source, classes = exam.instances(part), len(exam.source(part).classes)
+    labelled = [source.instances(index) for index in exam.images(part, needs).tolist()]
+    counts = np.stack([_class_counts(each.classes, each.ignored, classes) for each in labelled])
+    return counts[:, 0], counts[:, 1]
 
 
 def training_batches(
@@ -228,7 +238,9 @@ def _as_it_is(item: object) -> object:
     return item
 
 
-def _class_counts(objects: Objects, classes: int) -> Int64[np.ndarray, "2 classes"]:
-    """Return the objects of each class: all, and those that are not ignored."""
-    kinds = (objects.classes, objects.classes[~objects.ignored])
-    return np.stack([np.bincount(each, minlength=classes) for each in kinds])
+def _class_counts(
+    numbers: Int64[np.ndarray, " objects"], ignored: Bool[np.ndarray, " objects"], classes: int
+) -> Int64[np.ndarray, "2 classes"]:
+    """Return the objects of each class: all, and those that are not ignored. Other classes' do not count."""
+    every = np.arange(classes)[:, None]
+    return np.stack([(each == every).sum(axis=1) for each in (numbers, numbers[~ignored])])

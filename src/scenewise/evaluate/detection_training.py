@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from scenewise.evaluate.detection_views import Photo
 from scenewise.evaluate.detectors import Architecture, Head, Plan, check_backbone, make_detector, pyramid_width
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.training import chance, fit, length, steps, warm_up
+from scenewise.settings import BelowOne, Count, NotNegative, Positive, check_fields
 from scenewise.types import Size
 
 PUBLISHED_BATCH = 16
@@ -70,14 +72,17 @@ class Config:
     head: Head = "2fc"
     # None: "voc" for boxes and "coco" for masks, the schedules under which most publications give their figures.
     schedule: Literal["voc", "coco"] | None = None
-    epochs: int | None = None  # None: the schedule's, 23 (voc) or 12 (coco)
-    iterations: int | None = None
-    batch_size: int = PUBLISHED_BATCH
-    learning_rate: float = 0.02  # at 16 images a batch, in proportion at fewer: detectron2, MoCo
-    momentum: float = 0.9  # detectron2
-    weight_decay: float = 1e-4  # detectron2
-    width: int | None = None  # channels of the feature pyramid; None: see `pyramid_width`
-    score_threshold: float = 0.05  # least score of a detection: detectron2
+    epochs: Count | None = None  # None: the schedule's, 23 (voc) or 12 (coco)
+    iterations: Count | None = None
+    batch_size: Count = PUBLISHED_BATCH
+    learning_rate: Positive = 0.02  # at 16 images a batch, in proportion at fewer: detectron2, MoCo
+    momentum: BelowOne = 0.9  # detectron2
+    weight_decay: NotNegative = 1e-4  # detectron2
+    width: Annotated[int, Ge(8)] | None = None  # channels of the feature pyramid; None: see `pyramid_width`
+    score_threshold: BelowOne = 0.05  # least score of a detection: detectron2
+
+    def __post_init__(self) -> None:
+        check_fields("detector", self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -28,8 +29,9 @@ from scenewise.types import Batch
 from scenewise.views.collate import normalise
 
 BatchNorm = Literal["train", "frozen"]
+# a batch of one has no batch statistics: parts of 3 or more images, cut equally, never leave one alone
+BatchSize = Annotated[int, Ge(3)]
 HEAD_DEVIATION = 0.01  # of the layer's first weights: MoCo and SwAV's probes, OpenSelfSup's head
-LEAST_BATCH = 3  # a batch of one has no batch statistics: parts of 3 or more images, cut equally, never leave one alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,22 +224,10 @@ def choose(
     return recipes[best], note + (f"; {diverged} of them diverged" if diverged else "")
 
 
-def check_lengths(protocol: str, *, batch_size: int, epochs: int | None, iterations: int | None) -> list[str]:
-    """Return what is wrong with a protocol's batch and length."""
-    problems = []
-    if batch_size < LEAST_BATCH:
-        problems.append(
-            f"{protocol}.batch_size: {batch_size} is too few, a batch of one image has no batch statistics; "
-            f"at least {LEAST_BATCH}"
-        )
+def check_length(protocol: str, *, epochs: int | None, iterations: int | None) -> None:
+    """Raise UserError for a protocol of no length."""
     if epochs is None and iterations is None:
-        problems.append(f"{protocol}: neither epochs nor iterations is set; give the length by one of them")
-    problems += [
-        f"{protocol}.{name}: {value} must be above 0"
-        for name, value in (("epochs", epochs), ("iterations", iterations))
-        if value is not None and value < 1
-    ]
-    return problems
+        raise UserError(f"{protocol}: neither epochs nor iterations is set; give the length by one of them")
 
 
 def _head(problem: Problem, exam: Exam) -> nn.Linear:

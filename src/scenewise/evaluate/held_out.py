@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Lt
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from scenewise import keys
 from scenewise.evaluate.metrics import mean_average_precision
+
+HeldOut = Annotated[float, Gt(0), Lt(1)]  # the share of the training images
 
 
 def hold_out(labels: Shaped[Tensor, "images ..."], *, share: float, seed: int) -> Bool[Tensor, " images"]:

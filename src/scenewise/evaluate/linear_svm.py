@@ -8,10 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
@@ -21,8 +22,10 @@ from torch import Tensor
 from scenewise.backbones import Backbone
 from scenewise.errors import UserError
 from scenewise.evaluate.exam import Exam
+from scenewise.settings import Positives
 
-Costs = Literal["openselfsup", "fair", "vissl"] | tuple[float, ...]  # a published grid of C, or one's own
+Costs = Literal["openselfsup", "fair", "vissl"] | Positives  # a published grid of C, or one's own
+Cells = Annotated[int, Ge(0), Le(7)]  # of a grid's side; 0: pooled; the last map of a 224 px photo has 7
 
 _POWERS = tuple(0.5**power for power in range(4, 20))
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -30,7 +33,6 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "fair": (0.01, 0.1, *_POWERS),  # the default list of tools/svm/train_svm_kfold.py
     "vissl": (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
 }
-MOST_CELLS = 7  # of a grid's side: the last map of a 224 px photo has as many
 MAX_ITERATIONS = 2000  # as everything in `_fit`: tools/svm/train_svm_kfold.py
 
 
@@ -51,25 +53,14 @@ class Planes:
         return scores
 
 
-def cost_grid(costs: Costs, *, field: str) -> tuple[float, ...]:
-    """Return the values of C in the order in which they are tried; UserError, naming the field, for unusable ones."""
-    grid = GRIDS[costs] if isinstance(costs, str) else costs
-    if not grid or not all(0 < cost < np.inf for cost in grid):
-        raise UserError(f"{field}: {grid} must hold at least one value and values above 0; or name {', '.join(GRIDS)}")
-    return grid
+def cost_grid(costs: Costs) -> tuple[float, ...]:
+    """Return the values of C in the order in which they are tried."""
+    return GRIDS[costs] if isinstance(costs, str) else costs
 
 
 def middle_cost(grid: Sequence[float]) -> int:
     """Return the place in the grid of its middle value, for where nothing can be judged."""
     return sorted(range(len(grid)), key=lambda place: grid[place])[len(grid) // 2]
-
-
-def check_grid(grid: int, *, field: str) -> None:
-    """Raise UserError for a grid of features that cannot be, or that no machine would hold."""
-    if not 0 <= grid <= MOST_CELLS:
-        raise UserError(
-            f"{field}: {grid} is not possible; allowed are 0 (pooled features) to {MOST_CELLS}, published 2"
-        )
 
 
 def check_look(exam: Exam, grid: int, *, title: str) -> None:

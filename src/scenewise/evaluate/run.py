@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from scenewise.errors import UserError, unknown_name
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.evaluate.exam import Exam
@@ -16,6 +14,7 @@ from scenewise.evaluate.labels import check_pair
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.protocols import load_protocol, summaries
 from scenewise.evaluate.task import Outcome
+from scenewise.settings import read_fields
 from scenewise.types import Skip
 
 PROTOCOLS: Mapping[str, str] = summaries()  # name -> one line
@@ -127,27 +126,32 @@ def choose_protocols(
     if epochs is not None and iterations is not None:
         problems.append("epochs and iterations both give the length; give one of them")
     lengths = dict(zip(LENGTHS, (epochs, iterations), strict=True))
-    problems += [
-        f"{name}: {value} must be above 0" for name, value in lengths.items() if value is not None and value < 1
-    ]
+    short = {name for name, value in lengths.items() if value is not None and value < 1}
+    problems += [f"{name}: {lengths[name]} must be at least 1" for name in LENGTHS if name in short]
     chosen, unaffected = {}, []
     for name in dict.fromkeys(name for name in names if name in PROTOCOLS):
         protocol = load_protocol(name)
         given: dict[str, Any] = dict(options.get(name, {}))
-        allowed = [field.name for field in dataclasses.fields(protocol.config)]
-        problems += [unknown_name(f"protocol {name}", key, allowed) for key in given if key not in allowed]
         if epochs is not None or iterations is not None:
-            if set(LENGTHS) <= set(allowed):
-                given = lengths | given
-            else:
+            if not set(LENGTHS) <= {entry.name for entry in dataclasses.fields(protocol.config)}:
                 unaffected.append(name)
-        try:
-            chosen[name] = protocol, TypeAdapter(protocol.config).validate_python(given)
-        except ValidationError as error:
-            problems += [
-                f"{name}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" if e["loc"] else f"{name}: {e['msg']}"
-                for e in error.errors()
-            ]
+            elif not short:
+                given = lengths | given
+        config, wrong = _read(name, protocol.config, given)
+        problems += wrong
+        chosen[name] = protocol, config
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return Chosen(chosen, tuple(unaffected))
+
+
+def _read(name: str, kind: type[Any], given: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Return a protocol's settings, None where they cannot be made, and all that is wrong with those given."""
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    problems = [unknown_name(f"protocol {name}", key, known) for key in given if key not in known]
+    values, wrong = read_fields(kind, {key: value for key, value in given.items() if key in known})
+    problems += [f"{name}.{key}: {sentence}" for key, sentence in wrong]
+    try:  # with what can be read, so that all that is wrong is told at once
+        return kind(**values), problems
+    except UserError as error:
+        return None, [*problems, *error.problems]

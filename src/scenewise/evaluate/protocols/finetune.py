@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from scenewise.errors import UserError
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.finetuning import (
     BatchNorm,
+    BatchSize,
     Problem,
     Recipe,
     check_images,
-    check_lengths,
+    check_length,
     choose,
     fine_tune,
     score,
 )
+from scenewise.evaluate.held_out import HeldOut
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome
 from scenewise.evaluate.training import cosine, steps
 from scenewise.evaluate.training_images import labelled
+from scenewise.settings import BelowOne, Count, NotNegative, Positives, check_fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +39,23 @@ class Config:
     With several learning rates or multipliers, the pair is chosen on a held-out share of the training images.
     """
 
-    learning_rates: tuple[float, ...] = (0.01,)  # both scripts; on its other sets the best of 0.001, 0.01, 0.1
+    learning_rates: Positives = (0.01,)  # both scripts; on its other sets the best of 0.001, 0.01, 0.1
     # The layer's rate over the backbone's. 1 in both scripts; OpenSelfSup's grid is 1, 10, 100; SwAV has 20 for 10 %.
     # Measured on 200 photos each of VOC train and val, random ResNet-18, 12 epochs, one seed: mAP 12.4, 13.6, 14.0 on
     # val for 1, 10, 100.
-    head_multipliers: tuple[float, ...] = (10.0,)
-    weight_decay: float = 1e-5  # both scripts; 5e-4 on its sets of one class an image
-    momentum: float = 0.9  # both scripts
-    batch_size: int = 64  # main_voc.py
-    epochs: int | None = 30  # train_voc.py; 60 of main_voc.py for the published length at batch 64
-    iterations: int | None = 100  # at least: ours, so that a few images are learnt from at all
+    head_multipliers: Positives = (10.0,)
+    weight_decay: NotNegative = 1e-5  # both scripts; 5e-4 on its sets of one class an image
+    momentum: BelowOne = 0.9  # both scripts
+    batch_size: BatchSize = 64  # main_voc.py
+    epochs: Count | None = 30  # train_voc.py; 60 of main_voc.py for the published length at batch 64
+    iterations: Count | None = 100  # at least: ours, so that a few images are learnt from at all
     schedule: Literal["cosine", "steps"] = "cosine"  # steps: a tenth after 1/3 and 2/3, train_voc.py
     batch_norm: BatchNorm = "train"  # train_voc.py, SwAV, OpenSelfSup; main_voc.py: frozen
-    held_out: float = 0.2  # of the training images, to choose on where there is a choice: ours, as the linear probe's
+    held_out: HeldOut = 0.2  # of the training images, to choose on where there is a choice: ours, as the linear probe's
+
+    def __post_init__(self) -> None:
+        check_fields("finetune", self)
+        check_length("finetune", epochs=self.epochs, iterations=self.iterations)
 
 
 def run(exam: Exam, config: Config) -> Outcome:
@@ -85,21 +91,8 @@ def recipes(config: Config) -> list[Recipe]:
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings out of their range, and for too few training images."""
-    problems = check_lengths(
-        "finetune", batch_size=config.batch_size, epochs=config.epochs, iterations=config.iterations
-    )
-    for name, values in (("learning_rates", config.learning_rates), ("head_multipliers", config.head_multipliers)):
-        if not values or not all(value > 0 for value in values):
-            problems.append(f"finetune.{name}: {values} must hold at least one value, each above 0")
-    if not config.weight_decay >= 0:
-        problems.append(f"finetune.weight_decay: {config.weight_decay} must not be below 0")
-    if not 0 <= config.momentum < 1:
-        problems.append(f"finetune.momentum: {config.momentum} is not possible; allowed are 0 up to, not with, 1")
-    if not 0 < config.held_out < 1:
-        problems.append(f"finetune.held_out: {config.held_out} is not possible; allowed is what lies between 0 and 1")
-    if problems:
-        raise UserError(*problems)
+    """Raise UserError for too few training images."""
+    del config
     check_images(len(exam.outline().train.labels), title="finetune")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ from scenewise.evaluate.metrics import knn_votes
 from scenewise.evaluate.neighbours import nearest, vote_weights
 from scenewise.evaluate.protocol import Protocol, frozen
 from scenewise.evaluate.task import Outcome, Part, Task
+from scenewise.settings import Count, Positive, check_fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,29 +37,20 @@ class Config:
     Ties are broken by rule: the lower training image is nearer, the lower class wins. MSF draws among tied classes.
     """
 
-    k: int = 20  # DINO (arXiv 2104.14294, section 4.2): best of 10, 20, 100, 200
-    temperature: float = 0.07  # InstDisc (arXiv 1805.01978, section 3.4), DINO
+    k: Count = 20  # DINO (arXiv 2104.14294, section 4.2): best of 10, 20, 100, 200
+    temperature: Positive = 0.07  # InstDisc (arXiv 1805.01978, section 3.4), DINO
     vote: Literal["exp", "majority"] = "exp"  # InstDisc, DINO
     normalise: bool = True  # InstDisc, DINO
 
-
-def check_settings(config: Config) -> None:
-    """Raise UserError for a k or a temperature that cannot be."""
-    problems = []
-    if not 0 < config.temperature < math.inf:
-        problems.append(f"knn.temperature: {config.temperature} must be above 0 and finite")
-    if config.k < 1:
-        problems.append(f"knn.k: {config.k} must be at least 1")
-    if problems:
-        raise UserError(*problems)
+    def __post_init__(self) -> None:
+        check_fields("knn", self)
 
 
 def run(task: Task, config: Config) -> Outcome:
     """Return the figures of the vote on the test images: scores are each class's share of the neighbours' weights.
 
-    UserError when k or the temperature does not fit.
+    UserError for a k above the number of training images.
     """
-    check_settings(config)
     check_size(config, len(task.train.features))
     weighing = f"temperature = {config.temperature:g}" if config.vote == "exp" else "majority vote"
     similarity = "" if config.normalise else ", dot product of features that are not normalised"
@@ -115,8 +106,7 @@ def multi_label_votes(
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings that cannot be, also with so many training images."""
-    check_settings(config)
+    """Raise UserError for a k above the number of training images."""
     check_size(config, len(exam.outline().train.labels))
 
 

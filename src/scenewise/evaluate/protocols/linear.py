@@ -10,11 +10,12 @@ With `recipe`, one of the published probes instead, with its own settings (`line
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
@@ -23,12 +24,13 @@ from scenewise.errors import UserError
 from scenewise.evaluate.batched_precision import batched_precision_statistic
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.figures import precision_statistic
-from scenewise.evaluate.held_out import hold_out, judge
+from scenewise.evaluate.held_out import HeldOut, hold_out, judge
 from scenewise.evaluate.linear_layers import Layers, Standardise
 from scenewise.evaluate.linear_recipes import RECIPES, train
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Part, Task
 from scenewise.evaluate.training import length
+from scenewise.settings import BelowOne, Count, NotNegative, Positives, check_fields
 from scenewise.sources.base import Progress
 
 
@@ -42,18 +44,23 @@ class Config:
 
     # Up to MoCo's 30. Measured on 2,492 VOC photos, random ResNet-18: the best point gives the mAP of the best
     # L2-regularised L-BFGS solution (22.8 and 22.7); the best rates were 0.3 to 3.
-    learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-    weight_decays: tuple[float, ...] = (0.0, 1e-4, 1e-3)  # 0 is MoCo's and SimCLR's; few labels want more (measured)
-    batch_size: int = 256  # MoCo, SwAV, MSF
-    momentum: float = 0.9  # MoCo, SwAV, MSF
-    held_out: float = 0.2  # of the training part, to choose the grid point on: ours
+    learning_rates: Positives = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    # 0 is MoCo's and SimCLR's; few labels want more (measured)
+    weight_decays: Annotated[tuple[NotNegative, ...], MinLen(1)] = (0.0, 1e-4, 1e-3)
+    batch_size: Count = 256  # MoCo, SwAV, MSF
+    momentum: BelowOne = 0.9  # MoCo, SwAV, MSF
+    held_out: HeldOut = 0.2  # of the training part, to choose the grid point on: ours
     # "grid", or the name of a published probe with all its settings, see `linear_recipes.RECIPES`.
     recipe: Literal["grid", "moco", "simsiam-lars", "simclr", "byol", "swav", "ressl", "msf"] = "grid"
     # Without either: 20 epochs and at least 1000 iterations for the grid, the recipe's own epochs otherwise.
-    epochs: int | None = None
-    iterations: int | None = None
+    epochs: Count | None = None
+    iterations: Count | None = None
     # Adds "mAP/batches of N", the mean of the mAP of N test images at a time, which OAC publishes (N = 256 / GPUs).
-    batch_map: int | None = None
+    batch_map: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields("linear", self)
+        check_recipe(self)
 
 
 GRID_ONLY = (
@@ -76,7 +83,7 @@ def run(task: Task, config: Config, *, progress: Progress | None = None) -> Outc
 
     A published recipe leaves nothing to choose. UserError for settings that do not fit.
     """
-    check_settings(config, multi_label=task.multi_label)
+    check_labels(config, multi_label=task.multi_label)
     if config.recipe == "grid":
         scores, *notes = probe(task, config)
     else:
@@ -93,42 +100,23 @@ def run(task: Task, config: Config, *, progress: Progress | None = None) -> Outc
     return task.measure(lambda weights: {**whole(weights), **batched(weights)}, *notes)
 
 
-def check_settings(config: Config, *, multi_label: bool) -> None:
-    """Raise UserError for settings that cannot be, or that would have no effect."""
-    problems = []
-    if not config.learning_rates or not config.weight_decays:
-        problems.append("linear: learning_rates and weight_decays must each hold at least one value")
-    for rate in config.learning_rates:
-        if not 0 < rate < math.inf:
-            problems.append(f"linear.learning_rates: {rate} must be above 0 and finite")
-    for decay in config.weight_decays:
-        if not 0 <= decay < math.inf:
-            problems.append(f"linear.weight_decays: {decay} must be 0 or above and finite")
-    for name, value in (
-        ("batch_size", config.batch_size),
-        ("epochs", config.epochs),
-        ("iterations", config.iterations),
-    ):
-        if value is not None and value < 1:
-            problems.append(f"linear.{name}: {value} must be above 0")
-    if not 0 <= config.momentum < 1:
-        problems.append(f"linear.momentum: {config.momentum} is not possible; allowed are 0 up to, not with, 1")
-    if not 0 < config.held_out < 1:
-        problems.append(f"linear.held_out: {config.held_out} is not possible; allowed is what lies between 0 and 1")
-    if config.recipe != "grid":
-        given, usual = asdict(config), asdict(Config())
-        problems += [
-            f"linear.{name}: {given[name]} has no effect on recipe {config.recipe}, which has its own; leave it out, "
-            'or set recipe to "grid"'
-            for name in GRID_ONLY
-            if given[name] != usual[name]
-        ]
-    if config.batch_map is not None and config.batch_map < 1:
-        problems.append(f"linear.batch_map: {config.batch_map} must be above 0; published 256 / number of GPUs")
-    if config.batch_map is not None and not multi_label:
-        problems.append("linear.batch_map: is for data with several classes an image; leave it out")
+def check_recipe(config: Config) -> None:
+    """Raise UserError for settings that would have no effect on the recipe."""
+    given, usual = asdict(config), {entry.name: entry.default for entry in fields(config)}
+    problems = [
+        f"linear.{name}: {given[name]} has no effect on recipe {config.recipe}, which has its own; leave it out, "
+        'or set recipe to "grid"'
+        for name in GRID_ONLY
+        if config.recipe != "grid" and given[name] != usual[name]
+    ]
     if problems:
         raise UserError(*problems)
+
+
+def check_labels(config: Config, *, multi_label: bool) -> None:
+    """Raise UserError for a figure that such labels do not have."""
+    if config.batch_map is not None and not multi_label:
+        raise UserError("linear.batch_map: is for data with several classes an image; leave it out")
 
 
 def published(
@@ -250,7 +238,7 @@ def _run(exam: Exam, config: Config) -> Outcome:
 
 
 def _check(exam: Exam, config: Config) -> None:
-    check_settings(config, multi_label=exam.train.multi_label)
+    check_labels(config, multi_label=exam.train.multi_label)
 
 
 PROTOCOL = Protocol(

@@ -25,6 +25,7 @@ from scenewise.evaluate.neighbours import nearest
 from scenewise.evaluate.object_features import ObjectFeatures, exam_objects, object_features
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Part, measure
+from scenewise.settings import Count, NotNegative, Pixels, Positive, check_fields
 
 RECALLS = (1, 5, 10)  # the k of recall@k
 
@@ -33,35 +34,21 @@ RECALLS = (1, 5, 10)  # the k of recall@k
 class Config:
     """The vote's settings are the kNN protocol's; those of the boxes are ours."""
 
-    k: int = 20  # DINO (arXiv 2104.14294, section 4.2)
-    temperature: float = 0.07  # InstDisc (arXiv 1805.01978, section 3.4), DINO
-    margin: float = 0.0  # share of a box's sides that is added to them in all: the object alone
-    min_side: float = 16.0  # pixels of the photo: what is smaller shows little more than a colour
+    k: Count = 20  # DINO (arXiv 2104.14294, section 4.2)
+    temperature: Positive = 0.07  # InstDisc (arXiv 1805.01978, section 3.4), DINO
+    margin: NotNegative = 0.0  # share of a box's sides that is added to them in all: the object alone
+    min_side: Pixels = 16.0  # of the photo: what is smaller shows little more than a colour
+
+    def __post_init__(self) -> None:
+        check_fields("objects", self)
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings that are not possible, also with these boxes."""
-    check_settings(config)
+    """Raise UserError for a part without boxes, and for a k above the number of training boxes."""
     known, asked = (exam_objects(exam, part, min_side=config.min_side) for part in ("train", "test"))
     parts = (Part(torch.empty(len(each), 0), torch.from_numpy(each.labels)) for each in (known, asked))
     kept, _ = _judged_classes(exam, *parts)
     check_size(config, int(kept[known.labels].sum()))
-
-
-def check_settings(config: Config) -> None:
-    """Raise UserError for settings that cannot be."""
-    problems = [
-        f"objects.{name}: {value:g} must be {allowed}"
-        for name, value, good, allowed in (
-            ("k", config.k, config.k >= 1, "at least 1"),
-            ("temperature", config.temperature, config.temperature > 0, "above 0"),
-            ("margin", config.margin, config.margin >= 0, "0 or above"),
-            ("min_side", config.min_side, config.min_side >= 0, "0 or above"),
-        )
-        if not good
-    ]
-    if problems:
-        raise UserError(*problems)
 
 
 def check_size(config: Config, boxes: int) -> None:
@@ -75,7 +62,6 @@ def run(exam: Exam, config: Config) -> Outcome:
 
     UserError when k does not fit the training boxes, or no box can be judged.
     """
-    check_settings(config)
     key = weights_digest(exam.backbone) if exam.cache else None
     found = {
         part: object_features(exam, part, margin=config.margin, min_side=config.min_side, key=key)

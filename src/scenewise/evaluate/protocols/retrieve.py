@@ -14,6 +14,7 @@ from scenewise.evaluate.intervals import Statistic
 from scenewise.evaluate.protocol import Protocol, frozen
 from scenewise.evaluate.retrieval import Retrieved, retrieve
 from scenewise.evaluate.task import Outcome, Part, Task, measure
+from scenewise.settings import check_fields
 
 RANKS = (1, 5, 10)  # Stanford Online Products and CUB (arXiv 1511.06452) report recall at 1, 2, 4, 8 or 1, 10, 100
 
@@ -27,6 +28,9 @@ class Config:
     """
 
     gallery: Literal["train", "test"] = "train"
+
+    def __post_init__(self) -> None:
+        check_fields("retrieve", self)
 
 
 def run(task: Task, config: Config) -> Outcome:

@@ -32,6 +32,7 @@ from scenewise.evaluate.segmentation_data import KEPT_BYTES, Scenes, read_scenes
 from scenewise.evaluate.segmentation_views import SCALES, Cut, whole_view
 from scenewise.evaluate.task import Outcome, measure
 from scenewise.evaluate.training import Schedule, chance, fit, length, polynomial, steps
+from scenewise.settings import Count, NotNegative, Positive, check_fields
 from scenewise.sources.base import NOT_JUDGED
 from scenewise.views.collate import normalise
 
@@ -97,15 +98,18 @@ class Config:
     """Which of the two settings, and what of it is changed; None is the setting's own value."""
 
     variant: Literal["A", "B"] = "B"  # the one that takes a third of the time
-    epochs: int | None = None  # A: 30, B: 45
-    iterations: int | None = None  # at least
-    learning_rate: float | None = None  # of a batch of 16; A: 0.01, B: 0.003
-    weight_decay: float | None = None  # A: 5e-4, B: 1e-4
-    batch_size: int = PUBLISHED_BATCH  # smaller where an epoch would have fewer than 8 batches
+    epochs: Count | None = None  # A: 30, B: 45
+    iterations: Count | None = None  # at least
+    learning_rate: Positive | None = None  # of a batch of 16; A: 0.01, B: 0.003
+    weight_decay: NotNegative | None = None  # A: 5e-4, B: 1e-4
+    batch_size: Count = PUBLISHED_BATCH  # smaller where an epoch would have fewer than 8 batches
+
+    def __post_init__(self) -> None:
+        check_fields("segment", self)
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError when the backbone has no such network, or the settings do not fit."""
+    """Raise UserError when the backbone has no such network, or the size or the classes do not fit."""
     design, problems = SETTINGS[config.variant].design, []
     if not isinstance(exam.backbone, Backbone):
         problems.append("backbone: segment needs one with feature maps; use scenewise.load_backbone")
@@ -115,12 +119,6 @@ def check(exam: Exam, config: Config) -> None:
         problems.append(
             f"size: {exam.size} px gives segment's network a map of one pixel; at least {2 * design.output_stride}"
         )
-    if config.batch_size < 1:
-        problems.append(f"segment.batch_size: {config.batch_size} must be at least 1")
-    if config.learning_rate is not None and not config.learning_rate > 0:
-        problems.append(f"segment.learning_rate: {config.learning_rate} must be above 0")
-    if config.weight_decay is not None and not config.weight_decay >= 0:
-        problems.append(f"segment.weight_decay: {config.weight_decay} must be 0 or above")
     if len(exam.train.classes) >= NOT_JUDGED:
         problems.append(
             f"data: a class map tells {NOT_JUDGED - 1} classes apart, {exam.train.spec} has {len(exam.train.classes)}"

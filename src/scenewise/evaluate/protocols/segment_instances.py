@@ -21,8 +21,8 @@ def run(exam: Exam, config: Config) -> Outcome:
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings or a backbone that do not fit."""
-    detection.check(exam, config, title=TITLE)
+    """Raise UserError for a size, objects or a backbone that do not fit."""
+    detection.check(exam, config, title=TITLE, needs="masks")
 
 
 PROTOCOL = Protocol(

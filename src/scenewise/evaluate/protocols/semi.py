@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt, Le, MinLen
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -18,19 +19,22 @@ from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
 from scenewise.evaluate.finetuning import (
     BatchNorm,
+    BatchSize,
     Problem,
     Recipe,
     check_images,
-    check_lengths,
+    check_length,
     choose,
     fine_tune,
     score,
 )
+from scenewise.evaluate.held_out import HeldOut
 from scenewise.evaluate.intervals import Statistic
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Task
 from scenewise.evaluate.training import steps
 from scenewise.evaluate.training_images import Labelled, labelled
+from scenewise.settings import Count, check_fields
 
 LEAST_IMAGES = 8  # fewer give no batch statistics worth the name
 SWAV_ONE_PERCENT = (0.02, 5.0)  # learning rates of the backbone and the layer: SwAV's README, semi-supervised
@@ -53,12 +57,19 @@ class Config:
     """
 
     recipe: Literal["swav", "openselfsup"] = "swav"  # nothing to choose, so every label is learnt from
-    fractions: tuple[float, ...] = (0.01, 0.1)  # SimCLR's lists, which all of them use
-    batch_size: int = 256  # SwAV (32 on each of 8 GPUs), OpenSelfSup
-    epochs: int | None = 20  # SwAV, OpenSelfSup
-    iterations: int | None = 100  # at least: ours, 20 epochs of a few images are 20 steps (1 % of ImageNet: 1,000)
+    # SimCLR's lists, which all of them use
+    fractions: Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)] = (0.01, 0.1)
+    batch_size: BatchSize = 256  # SwAV (32 on each of 8 GPUs), OpenSelfSup
+    epochs: Count | None = 20  # SwAV, OpenSelfSup
+    iterations: Count | None = 100  # at least: ours, 20 epochs of a few images are 20 steps (1 % of ImageNet: 1,000)
     batch_norm: BatchNorm = "train"  # SwAV, OpenSelfSup: synchronised, here one process
-    held_out: float = 0.2  # of the few training images, to choose on: ours, as the linear probe's
+    held_out: HeldOut = 0.2  # of the few training images, to choose on: ours, as the linear probe's
+
+    def __post_init__(self) -> None:
+        check_fields("semi", self)
+        check_length("semi", epochs=self.epochs, iterations=self.iterations)
+        if len({share_name(fraction) for fraction in self.fractions}) < len(self.fractions):
+            raise UserError(f"semi.fractions: {self.fractions} names a share twice; name each once")
 
 
 def run(exam: Exam, config: Config) -> Outcome:
@@ -179,16 +190,8 @@ def _sentence(title: str, chosen: Tensor, train: Labelled, task: Task, fraction:
 
 
 def check(exam: Exam, config: Config) -> None:
-    """Raise UserError for settings out of their range, and for too few training images."""
-    problems = check_lengths("semi", batch_size=config.batch_size, epochs=config.epochs, iterations=config.iterations)
-    if not config.fractions or not all(0 < fraction <= 1 for fraction in config.fractions):
-        problems.append(f"semi.fractions: {config.fractions} must hold at least one share, each above 0 and at most 1")
-    if len({share_name(fraction) for fraction in config.fractions}) < len(config.fractions):
-        problems.append(f"semi.fractions: {config.fractions} names a share twice; name each once")
-    if not 0 < config.held_out < 1:
-        problems.append(f"semi.held_out: {config.held_out} is not possible; allowed is what lies between 0 and 1")
-    if problems:
-        raise UserError(*problems)
+    """Raise UserError for too few training images."""
+    del config
     check_images(len(exam.outline().train.labels), title="semi")
 
 

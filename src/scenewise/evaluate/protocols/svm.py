@@ -12,9 +12,11 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float64
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
@@ -25,8 +27,8 @@ from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.features import Look
 from scenewise.evaluate.labels import listed
 from scenewise.evaluate.linear_svm import (
+    Cells,
     Costs,
-    check_grid,
     check_look,
     compact,
     cost_grid,
@@ -40,6 +42,7 @@ from scenewise.evaluate.linear_svm import (
 from scenewise.evaluate.metrics import average_precision
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Task
+from scenewise.settings import check_fields
 from scenewise.sources.base import Progress
 
 
@@ -52,19 +55,15 @@ class Config:
     """
 
     costs: Costs = "openselfsup"  # what most published figures were made with: OpenSelfSup, DenseCL, ORL
-    folds: int = 3  # tools/svm/train_svm_kfold.py; fewer for a class with fewer images, which a note says
+    # tools/svm/train_svm_kfold.py; fewer for a class with fewer images, which a note says
+    folds: Annotated[int, Ge(2)] = 3
     # Training images of which the class was not judged are negatives (tools/svm/train_svm_kfold.py; in VOC these are
     # the "difficult" ones). In testing they never count.
     difficult_as_negative: bool = True
-    grid: int = 2  # 2 x 2 x 2048 = 8192 features of a ResNet-50 (FAIR); 0: the pooled features
+    grid: Cells = 2  # 2 x 2 x 2048 = 8192 features of a ResNet-50 (FAIR); 0: the pooled features
 
-
-def check_settings(config: Config) -> None:
-    """Raise UserError for settings that cannot be."""
-    cost_grid(config.costs, field="svm.costs")
-    if config.folds < 2:
-        raise UserError(f"svm.folds: {config.folds} is too few to choose C; at least 2, published 3")
-    check_grid(config.grid, field="svm.grid")
+    def __post_init__(self) -> None:
+        check_fields("svm", self)
 
 
 def run(exam: Exam, config: Config) -> Outcome:
@@ -78,7 +77,7 @@ def classify(
     task: Task, config: Config, *, progress: Progress | None = None
 ) -> tuple[Float64[Tensor, "images classes"], list[str]]:
     """Return the test images' scores (N, C) and sentences on how they were made."""
-    grid, classes = cost_grid(config.costs, field="svm.costs"), len(task.classes)
+    grid, classes = cost_grid(config.costs), len(task.classes)
     rows, test = compact(unit_rows(task.train.features), unit_rows(task.test.features))
     present, judged = presence(task.train.labels, classes)
     used = np.ones_like(judged) if config.difficult_as_negative else judged
@@ -240,7 +239,6 @@ def _label_notes(
 
 
 def _check(exam: Exam, config: Config) -> None:
-    check_settings(config)
     images = len(exam.images("train", "labels"))
     if config.folds > images:
         raise UserError(

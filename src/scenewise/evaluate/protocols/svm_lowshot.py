@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 
@@ -27,8 +28,8 @@ from scenewise.evaluate.features import Look
 from scenewise.evaluate.figures import accuracy_statistic, precision_statistic
 from scenewise.evaluate.intervals import Statistic
 from scenewise.evaluate.linear_svm import (
+    Cells,
     Costs,
-    check_grid,
     check_look,
     compact,
     cost_grid,
@@ -42,6 +43,7 @@ from scenewise.evaluate.linear_svm import (
 from scenewise.evaluate.metrics import average_precision
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.task import Outcome, Task
+from scenewise.settings import Count, check_fields
 from scenewise.sources.base import Progress
 
 
@@ -53,12 +55,16 @@ class Config:
     "test" (the published rule: the test images, area form).
     """
 
-    k: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)  # create_voc_low_shot_samples.py; 96: VOC07's rarest class has 96
-    samples: int = 5  # create_voc_low_shot_samples.py
-    negatives: int = 19  # images without the class for each one with it: VOC's 20 classes less one (the same file)
+    # create_voc_low_shot_samples.py; 96: VOC07's rarest class has 96
+    k: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2, 4, 8, 16, 32, 64, 96)
+    samples: Count = 5  # create_voc_low_shot_samples.py
+    negatives: Count = 19  # images without the class for each one with it: VOC's 20 classes less one (the same file)
     costs: Costs = "openselfsup"
     choose_c: Literal["train", "test"] = "train"  # ours: nothing is chosen on the test images
-    grid: int = 2  # FAIR, see svm
+    grid: Cells = 2  # FAIR, see svm
+
+    def __post_init__(self) -> None:
+        check_fields("svm-lowshot", self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +90,6 @@ class Shot:
     unfinished: int
 
 
-def check_settings(config: Config) -> None:
-    """Raise UserError for settings that cannot be."""
-    cost_grid(config.costs, field="svm-lowshot.costs")
-    if not config.k or min(config.k) < 1:
-        raise UserError(f"svm-lowshot.k: {config.k} must hold at least one number and numbers above 0")
-    for name, value in (("samples", config.samples), ("negatives", config.negatives)):
-        if value < 1:
-            raise UserError(f"svm-lowshot.{name}: {value} must be above 0")
-    check_grid(config.grid, field="svm-lowshot.grid")
-
-
 def run(exam: Exam, config: Config) -> Outcome:
     """Return the mean figures of the samples of each k that the data can hold."""
     task = exam.task(Look(square=True, grid=config.grid))
@@ -102,7 +97,7 @@ def run(exam: Exam, config: Config) -> Outcome:
     possible, notes = possible_k(present, judged, task.classes, config)
     shots = shoot(task, config, present, judged, possible, progress=exam.progress)
     statistics = {k: [_statistic(task, scores) for scores in shot.scores] for k, shot in shots.items()}
-    fits = len(shots) * config.samples * len(task.classes) * len(cost_grid(config.costs, field="svm-lowshot.costs"))
+    fits = len(shots) * config.samples * len(task.classes) * len(cost_grid(config.costs))
     return task.measure(
         mean_statistic(statistics, names=("mAP", "mAP/area") if task.multi_label else ("top1",)),
         *notes,
@@ -156,7 +151,7 @@ def shoot(
     progress: Progress | None = None,
 ) -> dict[int, Shot]:
     """Return what came of each k: its planes fitted, its C chosen, the test images scored."""
-    grid = cost_grid(config.costs, field="svm-lowshot.costs")
+    grid = cost_grid(config.costs)
     rows, test = compact(unit_rows(task.train.features), unit_rows(task.test.features))
     shots = {}
     for turn, k in enumerate(possible):
@@ -292,7 +287,6 @@ def _deviations(statistics: Mapping[int, Sequence[Statistic]], *, main: str, ima
 
 
 def _check(exam: Exam, config: Config) -> None:
-    check_settings(config)
     outline = exam.outline()
     possible_k(*presence(outline.train.labels, len(outline.classes)), outline.classes, config)
     check_look(exam, config.grid, title="svm-lowshot")
