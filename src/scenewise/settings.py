@@ -78,6 +78,12 @@ def check_fields(section: str, settings: Any) -> None:
         raise UserError(*(f"{section}.{name}: {sentence}" for name, sentence in wrong))
 
 
+def allowed_values(kind: type[Any]) -> dict[str, str]:
+    """Return field -> what it may be, in words, of a dataclass of settings: its names, or the limits of its numbers."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {entry.name: _names(hints[entry.name]) or limits(hints[entry.name]) for entry in dataclasses.fields(kind)}
+
+
 def limits(hint: Any) -> str:
     """Return in words what the numbers of a field's type may be ("0 to 1"); nothing where the type has no limit."""
     above = least = below = most = None
@@ -101,6 +107,14 @@ def limits(hint: Any) -> str:
         return f"0{unit} or more"
     lower = [f"more than {above}"] if above is not None else [f"at least {least}"] if least is not None else []
     return " and ".join([*lower, *upper]) + (unit if lower or upper else "")
+
+
+def _names(hint: Any) -> str:
+    """Return the names that a field's type allows, with commas between."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(str(name) for name in inner)
+    return ", ".join(filter(None, map(_names, inner)))
 
 
 def _constraints(hint: Any) -> list[Any]:

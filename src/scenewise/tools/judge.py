@@ -23,6 +23,7 @@ from scenewise.evaluate.evaluation import Evaluation
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.protocols import load_protocol
 from scenewise.evaluate.run import PROTOCOLS, Chosen, Options, choose_protocols, evaluate_exam
+from scenewise.settings import allowed_values
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.sources.base import Progress
 from scenewise.views.opencv import use_one_thread
@@ -169,7 +170,11 @@ def protocol_lines(*, settings: bool = False) -> list[str]:
         lines.append(f"{name:14} {summary}; needs {protocol.needs}")
         if settings:
             config = protocol.config()
-            lines += [f"  {name}.{entry.name}={_shown(config, entry.name)}" for entry in dataclasses.fields(config)]
+            allowed = allowed_values(protocol.config)
+            lines += [
+                f"  {name}.{setting}={_shown(config, setting)}" + (f"  # {words}" if words else "")
+                for setting, words in allowed.items()
+            ]
     return lines
 
 
