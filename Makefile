@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo setup test check test-all bench docs clean
@@ -15,10 +16,10 @@ demo: $(VENV)/installed
 setup: $(VENV)/installed-test
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow" --durations 15
+	$(TEST) -m "not slow" --durations 15
 
 test-all: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(TEST)
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .
