@@ -273,7 +273,7 @@ def test_compare_needs_every_subject_unless_told(capsys: pytest.CaptureFixture[s
 def test_protocols_are_listed_with_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["protocols", "--settings"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "  knn.k=20" in lines
+    assert "  knn.k=20  # at least 1" in lines and "  knn.vote=exp  # exp, majority" in lines
     assert any(line.startswith("  linear.iterations=") for line in lines)
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert ", ".join(names) == PROTOCOL_NAMES
