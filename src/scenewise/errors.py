@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -31,6 +31,18 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved fi
     def __init__(self, signal: int) -> None:
         super().__init__(f"interrupted by signal {signal}")
         self.signal = signal
+
+
+def all_at_once(*checks: Callable[[], object]) -> None:
+    """Run every check; UserError holds the problems of all, each once."""
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
 
 
 def unknown_name(field: str, value: str, allowed: Iterable[str]) -> str:

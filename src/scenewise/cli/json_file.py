@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scenewise.errors import UserError
+from scenewise.outputs import check_output
 
 
 def check_json(path: Path | None, *, overwrite: bool, others: Sequence[Path | None] = ()) -> None:
@@ -15,14 +16,9 @@ def check_json(path: Path | None, *, overwrite: bool, others: Sequence[Path | No
 
     others: what else the command writes.
     """
-    if path is None:
-        return
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"--json: cannot write {str(path)!r}; name a file in a folder that exists")
-    if path.resolve() in [other.resolve() for other in others if other is not None]:
+    if path is not None and path.resolve() in [other.resolve() for other in others if other is not None]:
         raise UserError(f"--json: {str(path)!r} is what the command itself writes; name another file")
-    if path.exists() and not overwrite:
-        raise UserError(f"--json: {str(path)!r} exists; name another file or replace it with --overwrite")
+    check_output("--json", path, overwrite=overwrite)
 
 
 def write_json(path: Path | None, content: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import torch
 
@@ -13,7 +12,7 @@ from scenewise.engine.optim import decide_optimiser
 from scenewise.engine.plan import choose_group, make_backbone, part_of_process
 from scenewise.engine.processes import started_world
 from scenewise.engine.proposed import check_crops, check_proposals
-from scenewise.errors import UserError
+from scenewise.errors import UserError, all_at_once
 from scenewise.methods import method_class
 from scenewise.sources import parse_spec
 from scenewise.views.slots import scale_slots
@@ -24,8 +23,7 @@ def check_config(config: RunConfig, *, fresh: bool = True) -> None:
 
     `fresh`: the run starts anew, so the weights it starts from are needed.
     """
-    problems: list[str] = []
-    checks: tuple[Callable[[], object], ...] = (
+    all_at_once(
         lambda: check_crops(config.crops, config.data.proposals, config.data.source),
         lambda: check_proposals(config.data.proposals),
         lambda: _check_backbone(config, fresh=fresh),
@@ -39,13 +37,6 @@ def check_config(config: RunConfig, *, fresh: bool = True) -> None:
         lambda: parse_spec(config.data.source),
         lambda: None if config.probe.data is None else parse_spec(config.probe.data),
     )
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise UserError(*problems)
 
 
 def _check_backbone(config: RunConfig, *, fresh: bool) -> None:

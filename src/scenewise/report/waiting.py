@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scenewise.wording import counted
+
 PREFIX = "loading/"
 # Of the loading, or of the pixels: what it takes for a cure to be named. A tenth is also the waiting that is called
 # healthy: all that a cure could win.
@@ -52,7 +54,8 @@ def cure(wait: float, loading: Loading) -> str:
     workers, cores = int(loading.workers), int(loading.cores)
     if workers < cores:
         cures.append(
-            f"--workers {workers_needed(wait, workers=workers, cores=cores)} (now {workers}, on {_cores(cores)})"
+            f"--workers {workers_needed(wait, workers=workers, cores=cores)} "
+            f"(now {workers}, on {counted(cores, 'core')})"
         )
     if loading.movable and rest >= WORTH_IT:
         cures.append(
@@ -70,7 +73,7 @@ def cure(wait: float, loading: Loading) -> str:
     if read > max(decode, rest):
         return f"a faster disk: it is the limit, as reading files is {_percent(read)} of the loading"
     return (
-        f"more cores or a smaller --size: the cores are the limit, {workers} workers on {_cores(cores)}, "
+        f"more cores or a smaller --size: the cores are the limit, {workers} workers on {counted(cores, 'core')}, "
         f"{_percent(decode)} of the loading is decoding and {_percent(rest)} crops and colours"
     )
 
@@ -89,7 +92,3 @@ def workers_needed(wait: float, *, workers: int, cores: int) -> int:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _cores(count: int) -> str:
-    return "1 core" if count == 1 else f"{count} cores"

@@ -16,7 +16,8 @@ from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import writing
 from scenewise.engine.proposed import AUTO, LABELS, Proposed, check_proposals, open_offered
 from scenewise.engine.run import open_with_display
-from scenewise.errors import UserError
+from scenewise.errors import UserError, all_at_once
+from scenewise.outputs import check_output
 from scenewise.report.audit_page import write_audit
 from scenewise.sources import Source, parse_spec
 from scenewise.tools.audit_advice import Facts, recommend
@@ -71,8 +72,11 @@ def audit(
     display, html = display or Quiet(), None if html is None else Path(html)
     proposals = None if proposals is None else str(proposals)
     judge = None if judge is None else str(judge)
-    _check(limit=limit, size=size, proposals=proposals, judge=judge, html=html, overwrite=overwrite)
-    parse_spec(data)
+    all_at_once(
+        lambda: _check_terms(limit=limit, size=size, proposals=proposals, judge=judge),
+        lambda: check_output("--html", html, overwrite=overwrite),
+        lambda: parse_spec(data),
+    )
     source = open_with_display(data, display, reindex=reindex)
     proposed, notes = open_offered(proposals, source, folder=None, field=PROPOSALS)
     chosen, said = choose_judge(judge, source)
@@ -88,9 +92,7 @@ def audit(
     return found
 
 
-def _check(
-    *, limit: int, size: int, proposals: str | None, judge: str | None, html: Path | None, overwrite: bool
-) -> None:
+def _check_terms(*, limit: int, size: int, proposals: str | None, judge: str | None) -> None:
     problems = []
     if limit < 1:
         problems.append(f"--limit: {limit}; at least 1 image has to be looked at")
@@ -102,14 +104,12 @@ def _check(
                 f"{option}: {AUTO!r} keeps its file in a run's folder; make one with `scenewise propose DATA --out "
                 f"proposals.arrow` and name it, or write {LABELS}"
             )
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        problems.append(f"--html: cannot write {str(html)!r}; name a file in a folder that exists")
-    elif html is not None and html.exists() and not overwrite:
-        problems.append(f"--html: {str(html)!r} exists; name another file or replace it with --overwrite")
     if problems:
         raise UserError(*problems)
-    check_proposals(proposals, field=PROPOSALS)
-    check_proposals(None if judge == SALIENCY else judge, field=JUDGE)
+    all_at_once(
+        lambda: check_proposals(proposals, field=PROPOSALS),
+        lambda: check_proposals(None if judge == SALIENCY else judge, field=JUDGE),
+    )
 
 
 def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:

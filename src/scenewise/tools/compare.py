@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scenewise.backbones import Subject, load_subject
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import writing
-from scenewise.errors import MissingError, UserError, unknown_name
+from scenewise.errors import MissingError, UserError, all_at_once, unknown_name
 from scenewise.evaluate.evaluation import Evaluation, differences
 from scenewise.evaluate.run import check_exam
+from scenewise.outputs import check_output
 from scenewise.report.compare_page import write_comparison
 from scenewise.report.differences import Difference
 from scenewise.report.records import Interval
@@ -75,15 +76,15 @@ def compare(
         device=device,
         workers=workers,
     )
-    _all_at_once(
+    all_at_once(
         lambda: check_names(terms, data, test_data),
         lambda: _check_subjects(names, reference),
-        lambda: _check_html(page, overwrite=overwrite),
+        lambda: check_output("--html", page, overwrite=overwrite),
     )
     loaded, left_out = load_all(names, terms, skip_missing=skip_missing)
     train, test = open_splits(data, test_data, display, reindex=reindex)
     chosen = terms.choose()
-    _all_at_once(*(lambda subject=subject: check_exam(terms.exam(subject, train, test), chosen) for subject in loaded))
+    all_at_once(*(lambda subject=subject: check_exam(terms.exam(subject, train, test), chosen) for subject in loaded))
     evaluations = _judge_all(loaded, train, test, terms, display)
     with display.bar("comparing", None):
         found = _compared(loaded, evaluations, names[0] if reference is None else reference, test, notes=left_out)
@@ -161,27 +162,6 @@ def _check_subjects(subjects: Sequence[str], against: str | None) -> None:
         problems.append(f"{unknown_name('--against', against, subjects)}; it must be one of the subjects")
     if problems:
         raise UserError(*problems)
-
-
-def _check_html(html: Path | None, *, overwrite: bool) -> None:
-    if html is None:
-        return
-    if html.is_dir() or not html.absolute().parent.is_dir():
-        raise UserError(f"--html: cannot write {str(html)!r}; name a file in a folder that exists")
-    if html.exists() and not overwrite:
-        raise UserError(f"--html: {str(html)!r} exists; name another file or replace it with --overwrite")
-
-
-def _all_at_once(*checks: Callable[[], object]) -> None:
-    """Run every check; UserError holds the problems of all, each once."""
-    problems: list[str] = []
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(*dict.fromkeys(problems))
 
 
 def _judge_all(

@@ -13,8 +13,8 @@ from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import writing
 from scenewise.engine.machine import choose_device
 from scenewise.engine.run import open_with_display
-from scenewise.errors import UserError
 from scenewise.evaluate.features import extract_features
+from scenewise.outputs import check_output
 from scenewise.sources import parse_spec
 from scenewise.views.opencv import use_one_thread
 
@@ -38,12 +38,7 @@ def embed(
     left out and named. Raises UserError for wrong input, before any work.
     """
     display, out = display or Quiet(), Path(out)
-    if out.is_dir():
-        raise UserError(f"--out: {str(out)!r} is a folder; name a file, for example embeddings.parquet")
-    if out.exists() and not overwrite:
-        raise UserError(f"--out: {str(out)!r} exists; name another file or replace it with --overwrite")
-    if not out.parent.exists():
-        raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
+    check_output("--out", out, overwrite=overwrite)
     where = choose_device(device)
     use_one_thread()
     parse_spec(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import CONFIG, LAST, PROPOSALS, writing
 from scenewise.engine.proposed import AUTO, check_crops, check_proposals
 from scenewise.engine.run import open_with_display
-from scenewise.errors import UserError
+from scenewise.errors import UserError, all_at_once
 from scenewise.methods import method_class
 from scenewise.methods.univip import UniVIP
+from scenewise.outputs import check_output
 from scenewise.proposals.store import FIELD
 from scenewise.report.view_sheet import SeenPhoto, view_sheet
 from scenewise.sources import Source, parse_spec
@@ -172,12 +173,8 @@ def _look(config: RunConfig, source: Source, *, run: Path | None, count: int, ep
 
 def _check(config: RunConfig, out: Path, *, run: Path | None, count: int, epoch: int, overwrite: bool) -> None:
     """Raise UserError for all that is wrong whatever the data are."""
-    problems: list[str] = []
-    if count < 1:
-        problems.append(f"--count: {count}; at least 1 photo has to be looked at")
-    if epoch < 1:
-        problems.append(f"--epoch: {epoch}; the first epoch is 1")
-    checks: tuple[Callable[[], object], ...] = (
+    all_at_once(
+        lambda: _check_numbers(count=count, epoch=epoch),
         lambda: None if run is None else _check_same(config, run),
         lambda: _check_proposals(config, run),
         # the longest data there could be: what fails for them fails for any
@@ -187,11 +184,14 @@ def _check(config: RunConfig, out: Path, *, run: Path | None, count: int, epoch:
         lambda: parse_spec(config.data.source),
         lambda: _check_out(out, overwrite=overwrite),
     )
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            problems.extend(error.problems)
+
+
+def _check_numbers(*, count: int, epoch: int) -> None:
+    problems = []
+    if count < 1:
+        problems.append(f"--count: {count}; at least 1 photo has to be looked at")
+    if epoch < 1:
+        problems.append(f"--epoch: {epoch}; the first epoch is 1")
     if problems:
         raise UserError(*problems)
 
@@ -225,12 +225,9 @@ def _check_proposals(config: RunConfig, run: Path | None) -> None:
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UserError(f"--out: cannot write {str(out)!r}; name a file in a folder that exists")
-    if out.suffix.lower() != ".png":
+    if out.suffix.lower() != ".png" and not out.is_dir():
         raise UserError(f"--out: {str(out)!r}; the sheet is a PNG, name it so, for example {out.stem}.png")
-    if out.exists() and not overwrite:
-        raise UserError(f"--out: {str(out)!r} exists; name another file or replace it with --overwrite")
+    check_output("--out", out, overwrite=overwrite)
 
 
 def _write(out: Path, content: bytes) -> None:

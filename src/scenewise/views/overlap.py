@@ -102,7 +102,7 @@ class Overlap(RegionPolicy):
             if slot.instance:
                 continue
             if is_small(slot):
-                boxes[name] = scene_crops(size, slot, generator)
+                boxes[name] = scene_crops(size, slot, area_range(slot), generator)
             else:
                 crops = [
                     next(pair, None) or _containing(chosen, size, slot, tries=self.tries, generator=generator)

@@ -109,10 +109,10 @@ def crop(window: Window, slot: Slot, scale: Range, generator: np.random.Generato
     return random_resized_crop(window, scale=scale, ratio=ratio, generator=generator)
 
 
-def scene_crops(size: Size, slot: Slot, generator: np.random.Generator) -> Float32[np.ndarray, "count 4"]:
-    """Return `slot.count` random resized crops of the whole photo, the area range the slot's, else its augmentation's.
+def scene_crops(size: Size, slot: Slot, scale: Range, generator: np.random.Generator) -> Float32[np.ndarray, "count 4"]:
+    """Return `slot.count` random resized crops of the whole photo; each covers a share of it in the range `scale`.
 
     An instance slot is filled alike: with crops that stand in for objects where none are known.
     """
-    crops = [crop(whole(size), slot, area_range(slot), generator) for _ in range(slot.count)]
+    crops = [crop(whole(size), slot, scale, generator) for _ in range(slot.count)]
     return np.asarray(crops, dtype=np.float32).reshape(slot.count, 4)

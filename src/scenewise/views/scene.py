@@ -40,12 +40,11 @@ class Scene(RegionPolicy):
         self, size: Size, proposals: np.ndarray | None, slots: Mapping[str, Slot], generator: np.random.Generator
     ) -> Regions:
         """Return random crops; the proposals are looked at for instance slots only."""
-        views = {
-            name: dataclasses.replace(slot, scale=raised_range(slot, smallest=self.scene_scale))
-            for name, slot in slots.items()
-            if not slot.instance
+        views = {name: slot for name, slot in slots.items() if not slot.instance}
+        boxes = {
+            name: scene_crops(size, slot, raised_range(slot, smallest=self.scene_scale), generator)
+            for name, slot in views.items()
         }
-        boxes = {name: scene_crops(size, slot, generator) for name, slot in views.items()}
         kinds = {name: np.full(slot.count, View.SCENE, np.int8) for name, slot in views.items()}
         return with_instances(Regions(boxes, kinds), size, proposals, slots, generator)
 
