@@ -51,7 +51,7 @@ OWN: Mapping[str, Settings] = {  # of each method, whatever its arm
 # for 256 images a step: the best of docs/results/methods-first.md; UniVIP, which is not there, takes BYOL's
 RATES: Mapping[str, float] = {
     "mocov2": 0.1,
-    "mls": 0.1,
+    "mls": 0.03,
     "simclr": 3.0,
     "byol": 0.0006,
     "univip": 0.0006,

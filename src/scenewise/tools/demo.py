@@ -21,9 +21,9 @@ from scenewise.tools.comparison import comparison_markdown, main_sentences
 from scenewise.tools.judge import evaluate
 from scenewise.tools.report import report_run, report_runs
 
-DATA = "synthetic:1500"  # what two cores train on twice, and evaluate three times, in about five minutes
-SIZE = 64
-EPOCHS = 10
+DATA = "synthetic:1000"  # what two cores without bf16 train on twice, and evaluate three times, in about five minutes
+SIZE = 48
+EPOCHS = 8
 BACKBONE = "resnet18"
 METHODS = {"mocov2": "MoCo v2", "mls": "MLS"}  # name -> as the table calls it
 
