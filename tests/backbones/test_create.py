@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -174,3 +177,35 @@ def test_summaries_are_those_of_the_real_models() -> None:
 def test_channels_that_cannot_be_grouped_are_refused() -> None:
     with pytest.raises(UserError, match=r"backbone\.norm: 'group' makes 32 groups, and 'resnet10t' has a layer of 24"):
         create_backbone("resnet10t", norm="group", seed=0)
+
+
+COMPILED = """
+import torch
+from scenewise.backbones import create_backbone
+from scenewise.engine.one_pixel import widen_one_pixel
+from scenewise.parts.batchnorm import group_batchnorm
+
+for name, norm, group in (
+    ("resnet18", "batch", 0), ("resnet18", "batch", 2), ("resnet18", "group", 0), ("vit_tiny_patch16_224", "batch", 0)
+):
+    backbone = create_backbone(name, norm=norm, seed=0, size=32).train()
+    widen_one_pixel(backbone)  # as in a run
+    if group:
+        group_batchnorm(backbone, group)
+    images = torch.randn(4, 3, 32, 32)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    features = backbone.model.forward_features(images)
+    after = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.load_state_dict(before)
+    torch.compiler.reset()
+    whole = torch.compile(backbone.model.forward_features, backend="eager", fullgraph=True)
+    assert torch.equal(whole(images), features)
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, after[key]), (name, key)
+"""
+
+
+def test_what_is_compiled_is_one_graph() -> None:
+    """`engine.compile` compiles images -> last map: a graph break is an error here. Alone, without the type checks."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -96,7 +96,7 @@ class EngineConfig:
     workers: CountOrZero | None = None  # loader processes; None: one a core, at most 8
     threads: Count | None = None  # of the main process on CPU; None: one a core (recorded: results depend on it)
     channels_last: bool = True
-    compile: bool = False  # torch.compile of the backbones
+    compile: bool = False  # torch.compile of the backbones, images to last map: one graph (ResNets, ViTs), no breaks
     checkpoint_steps: Count | None = None  # steps between checkpoints; None: each epoch
     tensorboard: bool = True
 
