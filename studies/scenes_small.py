@@ -1,4 +1,4 @@
-"""What the five papers claim, on 5,415 scene photos, at the passes of 25 epochs of MoCo v2: headline pairs, one seed.
+"""What the five papers claim, on 5,415 scene photos, at the passes of 24 epochs of MoCo v2: headline pairs, one seed.
 
 The folder in the environment variable SCENEWISE_DATA holds `voc` (a part of PASCAL VOC) and `scenes_extra`. Pool: VOC
 trainval and scenes_extra, unlabelled. Evaluation: the 11 classes with at least 100 positives in trainval; choices are
@@ -7,9 +7,10 @@ made on train -> val, the test split is looked at once. No figure of it can be c
     SCENEWISE_DATA=DATA scenewise study studies/scenes_small.py --plan
     SCENEWISE_DATA=DATA scenewise study studies/scenes_small.py --out STUDY
 
-Rates are those chosen on train -> val in docs/results/methods-first.md. The full grid (scenes_small_full.py) chooses
-anew: each method tries three.
-On two busy cores 25 epochs of MoCo v2 take about half an hour, and other methods as long.
+Rates are those chosen on train -> val in docs/results/methods-first.md, at the same size and a third of the length.
+The full grid (scenes_small_full.py: 96 px) chooses anew: each method tries three. An arm takes an hour of a core
+without bf16, a fifth of that with it (docs/decisions/0009-study-size.md). Arms that are in objects_small.py too are
+trained once where both have the same --out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from scenewise.errors import UserError
 from scenewise.studies import Arm, Boxes, Settings, Split, Study, every, rates
 
 CLASSES = "cat,dog,person,car,horse,sheep,cow,train,bus,chair,sofa"  # at least 100 positives in trainval
-PASSES = 100.0  # an image: 25 epochs of MoCo v2
+SIZE = 64  # pixels; the full grid: 96
+PASSES = 96.0  # an image: 24 epochs of MoCo v2
 SEEDS = (0, 1, 2)
 NOTHING: Settings = {}
 
@@ -187,7 +189,7 @@ class Grid:
         ]
 
 
-def on_photos(name: str, arms: tuple[Arm, ...], *, size: int, passes: float) -> Study:
+def on_photos(name: str, arms: tuple[Arm, ...], *, size: int = SIZE) -> Study:
     """Return a study of these arms on the photos that SCENEWISE_DATA names."""
     folder = data()
     voc = f"voc:{folder / 'voc'}"
@@ -197,7 +199,7 @@ def on_photos(name: str, arms: tuple[Arm, ...], *, size: int, passes: float) -> 
         about="A part of VOC and small images: no figure here can be compared with a published one.",
         data=(f"{voc}?split=trainval", f"folder:{folder / 'scenes_extra' / 'JPEGImages'}"),
         size=size,
-        passes=passes,
+        passes=PASSES,
         choose_on=Split(train=f"{labelled}&split=train", test=f"{labelled}&split=val"),
         choose_by="linear",
         test_on=Split(train=f"{labelled}&split=trainval", test=f"{labelled}&split=test"),
@@ -211,10 +213,10 @@ def on_photos(name: str, arms: tuple[Arm, ...], *, size: int, passes: float) -> 
 def study(*, seeds: tuple[int, ...] = SEEDS[:1], full: bool = False) -> Study:
     """Return the headline pairs, or the full grid."""
     grid = Grid(seeds=seeds, tries=full)
-    arms = grid.headline()
-    if full:
-        arms += (*grid.generic(), *grid.multilabel(), *grid.terms_and_views(), *grid.objects())
-    return on_photos("Scenes, small" + (", the full grid" if full else ""), arms, size=96, passes=PASSES)
+    if not full:
+        return on_photos("Scenes, small", grid.headline())
+    arms = (*grid.headline(), *grid.generic(), *grid.multilabel(), *grid.terms_and_views(), *grid.objects())
+    return on_photos("Scenes, small, the full grid", arms, size=96)
 
 
 STUDY = study()
