@@ -365,10 +365,30 @@ def test_a_changed_arm_is_refused_and_made_anew_alone(photos: Path, tmp_path: Pa
     after = carried_out(changed, out, overwrite=["a", "b"])
     assert (out / "runs" / "a-seed-0" / "backbone.safetensors").read_bytes() != weights
     assert row(after, "b") == row(before, "b")
-    with pytest.raises(UserError, match=r"protocols: \['knn'\], now \['knn', 'retrieve'\]"):
-        carried_out(replace(changed, protocols=("knn", "retrieve")), out)
     same = carried_out(replace(changed, settings=SETTINGS | {"engine.workers": 1}), out)
     assert timeless(row(same, "a"))["figures"] == timeless(row(after, "a"))["figures"]
+
+
+def test_other_protocols_judge_a_run_anew_and_do_not_train_it_again(photos: Path, tmp_path: Path) -> None:
+    arms = (
+        Arm(label="a", method="mocov2", settings=MOCO, tries=rates(0.01, 0.1)),
+        Arm(label="b", init="random:test_resnet"),
+    )
+    study, out = a_study(photos, *arms, passes=4.0), tmp_path / "out"
+    before = carried_out(study, out)
+    more = replace(study, protocols=("knn", "retrieve"), choose_by="knn")
+    with pytest.raises(UserError, match=r"protocols: \['knn'\], now \['knn', 'retrieve'\]"):
+        carried_out(more, out)
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/backbone.safetensors")}
+    trained = {path: json.loads(path.read_text()).get("seconds") for path in out.glob("records/*.json")}
+    assert len(weights) == 2 and len(trained) == 3
+    after = carried_out(more, out, overwrite=["a", "b"])
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/backbone.safetensors")} == weights
+    assert {path: json.loads(path.read_text()).get("seconds") for path in out.glob("records/*.json")} == trained
+    for label in ("a", "b"):
+        (old,), (new,) = row(before, label)["runs"], row(after, label)["runs"]
+        assert new["figures"].keys() == {"knn", "retrieve"}
+        assert new["figures"]["knn"] == old["figures"]["knn"]
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def study(
     workers: Annotated[int | None, typer.Option(min=0, help="processes that read images, of each run")] = None,
     overwrite: Annotated[
         list[str] | None,
-        typer.Option(metavar="ARM", help="make the runs of this arm anew where its settings have changed"),
+        typer.Option(metavar="ARM", help="make anew what has changed of this arm: its runs, or only its figures"),
     ] = None,
 ) -> None:
     """Carry out a grid of runs at equal compute, resumably, and write its table."""

@@ -55,8 +55,9 @@ def run_study(
     """Carry out what is not done of a study and write its table to OUT.
 
     command: how this was asked for, for the table. choose_only: stop when all choices are made, before the test split
-    is looked at. overwrite: labels of arms whose runs are made anew where their settings have changed. Raises UserError
-    for wrong input, before any work, and at the end for runs that failed; Interrupted after saving.
+    is looked at. overwrite: labels of arms whose changes are made: their runs anew, or only their figures where it is
+    the protocols or the labelled data. Raises UserError for wrong input, before any work, and at the end for runs that
+    failed; Interrupted after saving.
     """
     display = display or Quiet()
     folder = StudyFolder(out)

@@ -143,6 +143,20 @@ def state_of(job: Job, exam: Exam, folder: StudyFolder) -> State:
     return "begun" if (folder.run(job.name) / LAST).exists() else "new"
 
 
+def is_as_asked(job: Job, record: Mapping[str, Any]) -> bool:
+    """Return whether a job's weights were made with the settings asked for, whatever they were judged by."""
+    return bool(record.get("settings") == run_settings(job))
+
+
+def forget_figures(job: Job, part: Part, folder: StudyFolder) -> None:
+    """Remove a job's figures on one part of the data, and keep its run."""
+    record = folder.read(job.name)
+    with writing(folder.root):
+        folder.evaluation(job.name, part).unlink(missing_ok=True)
+        folder.resamples(job.name, part).unlink(missing_ok=True)
+    folder.write(job.name, record | {"exams": {key: each for key, each in record["exams"].items() if key != part}})
+
+
 def forget(job: Job, folder: StudyFolder) -> None:
     """Remove what was made of a job; its figures first, so that none are left without their run."""
     with writing(folder.root):

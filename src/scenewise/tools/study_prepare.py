@@ -14,7 +14,7 @@ from scenewise.evaluate.run import check_exam
 from scenewise.methods import method_class
 from scenewise.sources import Source
 from scenewise.tools.judge import identities, open_splits
-from scenewise.tools.study_folder import StudyFolder, changes, forget
+from scenewise.tools.study_folder import StudyFolder, changes, forget, forget_figures, is_as_asked
 from scenewise.tools.study_job import exam_terms
 from scenewise.tools.study_plan import Exam, Job, PlannedArm, StudyPlan, configuration
 
@@ -115,22 +115,31 @@ def _every_job(plan: StudyPlan) -> list[tuple[PlannedArm, Job, Exam]]:
 
 
 def check_changes(plan: StudyPlan, folder: StudyFolder, overwrite: Sequence[str], display: Display) -> None:
-    """Raise UserError for runs that were made with other settings, but forget those of arms to overwrite."""
+    """Raise UserError for runs that were made with other settings, but forget those of arms to overwrite.
+
+    What was only judged otherwise keeps its run and loses its figures.
+    """
     labels = [planned.arm.label for planned in plan.arms]
     problems = [unknown_name("--overwrite", label, labels) for label in overwrite if label not in labels]
     if problems:
         raise UserError(*problems)
     for planned, job, exam in _every_job(plan):
-        changed = changes(job, exam, folder.read(job.name))
+        record = folder.read(job.name)
+        changed, trained = changes(job, exam, record), is_as_asked(job, record)
         if not changed:
             continue
-        if planned.arm.label in overwrite:
-            display.say(f"{job.name} is made anew: {'; '.join(changed)}")
+        told = "; ".join(changed)
+        if planned.arm.label not in overwrite:
+            problems.append(
+                f"{planned.arm.label}: {folder.run(job.name)} was {'judged' if trained else 'made'} with other "
+                f"settings ({told}); give the arm another label, or {'judge' if trained else 'make'} it anew with "
+                f"--overwrite {planned.arm.label!r}"
+            )
+        elif trained:
+            display.say(f"{job.name} is judged anew: {told}")
+            forget_figures(job, exam.part, folder)
+        else:
+            display.say(f"{job.name} is made anew: {told}")
             forget(job, folder)
-            continue
-        problems.append(
-            f"{planned.arm.label}: {folder.run(job.name)} was made with other settings ({'; '.join(changed)}); "
-            f"give the arm another label, or make it anew with --overwrite {planned.arm.label!r}"
-        )
     if problems:
         raise UserError(*problems)
