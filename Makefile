@@ -1,4 +1,4 @@
-# make demo   pre-train on generated scenes, evaluate, write a report (5 to 8 minutes on 2 cores)
+# make demo   pre-train on generated scenes, evaluate, write a report (7.5 minutes on 2 slow cores, after installing)
 # make test   run the tests
 # Both make .venv and install what is missing. Needs Python 3.11 or later: make PYTHON=python3.12 test
 

@@ -48,7 +48,7 @@ def arms() -> tuple[Arm, ...]:
 
 
 def study() -> Study:
-    """Return the study on the photos that SCENEWISE_DATA names; the SVM, 8 minutes a run, is left to scenes_small."""
+    """Return the study on the photos that SCENEWISE_DATA names; the SVM, slow to fit, is left to scenes_small."""
     return replace(on_photos("Crops of objects, small", arms()), protocols=("knn", "linear"))
 
 

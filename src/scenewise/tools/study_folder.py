@@ -152,8 +152,7 @@ def forget_figures(job: Job, part: Part, folder: StudyFolder) -> None:
     """Remove a job's figures on one part of the data, and keep its run."""
     record = folder.read(job.name)
     with writing(folder.root):
-        folder.evaluation(job.name, part).unlink(missing_ok=True)
-        folder.resamples(job.name, part).unlink(missing_ok=True)
+        _remove_figures(job, part, folder)
     folder.write(job.name, record | {"exams": {key: each for key, each in record["exams"].items() if key != part}})
 
 
@@ -162,12 +161,16 @@ def forget(job: Job, folder: StudyFolder) -> None:
     with writing(folder.root):
         parts: tuple[Part, ...] = ("choose", "test")
         for part in parts:
-            folder.evaluation(job.name, part).unlink(missing_ok=True)
-            folder.resamples(job.name, part).unlink(missing_ok=True)
+            _remove_figures(job, part, folder)
         if folder.run(job.name).is_dir():
             with held(folder.run(job.name)):
                 remove_own(folder.run(job.name))
         folder.record(job.name).unlink(missing_ok=True)
+
+
+def _remove_figures(job: Job, part: Part, folder: StudyFolder) -> None:
+    folder.evaluation(job.name, part).unlink(missing_ok=True)
+    folder.resamples(job.name, part).unlink(missing_ok=True)
 
 
 def _plain(settings: Mapping[str, Any]) -> Entry:

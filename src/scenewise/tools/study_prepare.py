@@ -125,10 +125,10 @@ def check_changes(plan: StudyPlan, folder: StudyFolder, overwrite: Sequence[str]
         raise UserError(*problems)
     for planned, job, exam in _every_job(plan):
         record = folder.read(job.name)
-        changed, trained = changes(job, exam, record), is_as_asked(job, record)
+        changed = changes(job, exam, record)
         if not changed:
             continue
-        told = "; ".join(changed)
+        trained, told = is_as_asked(job, record), "; ".join(changed)
         if planned.arm.label not in overwrite:
             problems.append(
                 f"{planned.arm.label}: {folder.run(job.name)} was {'judged' if trained else 'made'} with other "
