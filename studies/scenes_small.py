@@ -70,7 +70,7 @@ def data() -> Path:
     named = os.environ.get("SCENEWISE_DATA")
     if not named:
         raise UserError("SCENEWISE_DATA: not set; set it to the folder that holds voc and scenes_extra")
-    folder = Path(named).expanduser().absolute()
+    folder = Path(named).expanduser()  # as it is written, so that a row holds no more of where it was made
     for part in ("voc", "scenes_extra"):
         if not (folder / part).is_dir():
             raise UserError(f"SCENEWISE_DATA: {str(folder)!r} holds no folder {part!r}; name the one that holds both")

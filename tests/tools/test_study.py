@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -278,6 +279,22 @@ def test_what_is_done_is_not_done_again(
     for name in ("pretrain_run", "judge_subject"):
         monkeypatch.setattr(study_job, name, refuse)
     assert carried_out(three_arms(photos), out).to_json() == result.to_json()
+
+
+def test_a_row_outlives_its_run(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study = a_study(photos, Arm(label="a", method="mocov2", settings=MOCO), passes=4.0)
+    result = carried_out(study, out)
+    curves = (out / "curves.json").read_bytes()
+    shutil.rmtree(out / "runs")
+    assert carried_out(study, out).to_json() == result.to_json()
+    assert (out / "curves.json").read_bytes() == curves
+    display = Told()
+    other = replace(study, protocol_settings={"knn.k": 2})
+    again = carried_out(other, out, overwrite=["a"], display=display)
+    assert any(words.startswith("a-seed-0 is made anew: ") for words in display.words)
+    assert (out / "runs" / "a-seed-0" / "backbone.safetensors").is_file()
+    assert row(again, "a")["runs"][0]["commit"] == row(result, "a")["runs"][0]["commit"]
 
 
 @pytest.mark.slow  # two processes import everything anew

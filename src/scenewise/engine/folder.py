@@ -20,13 +20,14 @@ from scenewise.errors import UserError
 from scenewise.sources import parse_spec
 
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 LAST = Path("checkpoints") / "last.ckpt"
 LOCK = ".lock"  # there while a process writes the folder
 PROPOSALS = "proposals.arrow"  # where --proposals auto makes them
 OWN_PROPOSALS = (PROPOSALS, f"{PROPOSALS}.partial", "proposals.skipped.csv")
 OWN_FILES = (
     CONFIG,
-    "environment.json",
+    ENVIRONMENT,
     "metrics.jsonl",
     "tensorboard",
     "checkpoints",

@@ -23,6 +23,7 @@ from scenewise.engine.display import Display, Quiet
 from scenewise.engine.environment import describe
 from scenewise.engine.folder import (
     CONFIG,
+    ENVIRONMENT,
     OWN_PROPOSALS,
     PROPOSALS,
     as_resumed,
@@ -192,7 +193,7 @@ def _start_folder(plan: Plan, out: Path, device: torch.device, display: Display,
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(to_yaml(plan.config), encoding="utf-8")
         environment = describe(device) | {"processes": plan.schedule.world, "notes": list(plan.notes)}
-        (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+        (out / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
 
 
 def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str], report: Callable[[Path], object]) -> None:

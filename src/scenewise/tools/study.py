@@ -212,7 +212,7 @@ def _write(
     content = gather_results(plan, folder, choices=choices, closed=closed, command=command)
     file = folder.root / "table.json"
     write_whole(file, json_text(content))
-    write_whole(folder.root / "curves.json", json_text(gather_curves(content, folder)))
+    write_whole(folder.curves, json_text(gather_curves(content, folder)))
     _write_pages(file, content)
     return StudyResult(content=content, file=file)
 

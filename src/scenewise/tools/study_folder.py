@@ -6,6 +6,8 @@ DIR/evaluations/NAME.PART.json  what `scenewise evaluate --json` writes, and bes
 DIR/records/NAME.json           the settings they were made with, when, how long
 DIR/choices.json                what was chosen, of what
 DIR/table.json .md .svg, DIR/curves.json
+
+A row needs its record and its figures alone: once it is judged, the run's folder may go.
 """
 
 from __future__ import annotations
@@ -51,6 +53,11 @@ class StudyFolder:
     def resamples(self, name: str, part: Part) -> Path:
         """Return the file of a job's figures in every resample."""
         return self.root / "evaluations" / f"{name}.{part}.npz"
+
+    @property
+    def curves(self) -> Path:
+        """Return the file of all runs' figures by epoch."""
+        return self.root / "curves.json"
 
     def log(self, name: str) -> Path:
         """Return where a process of its own writes what it says."""
@@ -138,9 +145,14 @@ def state_of(job: Job, exam: Exam, folder: StudyFolder) -> State:
         return "done"
     if job.tree is None:
         return "new"
-    if (folder.run(job.name) / WEIGHTS_FILE).exists():
+    if has_weights(job, folder):
         return "trained"
     return "begun" if (folder.run(job.name) / LAST).exists() else "new"
+
+
+def has_weights(job: Job, folder: StudyFolder) -> bool:
+    """Return whether what a job judges is there: the weights of its run, or a subject that nothing trains."""
+    return job.tree is None or (folder.run(job.name) / WEIGHTS_FILE).exists()
 
 
 def is_as_asked(job: Job, record: Mapping[str, Any]) -> bool:

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from scenewise.backbones import WEIGHTS_FILE, load_subject
+from scenewise.backbones import load_subject
 from scenewise.engine.config import build
 from scenewise.engine.config_tree import merge
 from scenewise.engine.display import Display, terminal
 from scenewise.engine.environment import describe
+from scenewise.engine.folder import ENVIRONMENT
 from scenewise.engine.machine import choose_device
 from scenewise.engine.run import pretrain_run
 from scenewise.errors import Interrupted, UserError
@@ -36,7 +37,9 @@ from scenewise.tools.study_folder import (
     IMAGES,
     StudyFolder,
     exam_settings,
+    has_weights,
     json_text,
+    read_json,
     run_settings,
     write_whole,
 )
@@ -53,7 +56,7 @@ def carry_out(job: Job, exam: Exam, folder: StudyFolder, *, device: str, workers
         record.pop("failed", None)
         folder.write(job.name, record)
         try:
-            if job.tree is not None and not (folder.run(job.name) / WEIGHTS_FILE).exists():
+            if not has_weights(job, folder):
                 _train(job, folder, record, device=device, workers=workers, display=display)
             _look(job, exam, folder, record, device=device, workers=workers, display=display)
         except UserError as error:
@@ -74,6 +77,7 @@ def _train(
         pretrain_run(config, out, resume=True, report=report_run, display=display)
     finally:
         record["seconds"] = round(record.get("seconds", 0.0) + time.monotonic() - began, 1)
+        record["environment"] = read_json(folder.run(job.name) / ENVIRONMENT)  # the row outlives the run's folder
         folder.write(job.name, record)
 
 

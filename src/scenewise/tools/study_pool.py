@@ -22,7 +22,7 @@ def pool_spec(data: str | tuple[str, ...], out: Path) -> str:
         return data
     if len(data) == 1:
         return data[0]
-    return f"folder:{(out / POOL).absolute()}"
+    return f"folder:{out / POOL}"
 
 
 def make_pool(data: str | tuple[str, ...], out: Path, display: Display) -> None:

@@ -14,7 +14,7 @@ from scenewise.evaluate.run import check_exam
 from scenewise.methods import method_class
 from scenewise.sources import Source
 from scenewise.tools.judge import identities, open_splits
-from scenewise.tools.study_folder import StudyFolder, changes, forget, forget_figures, is_as_asked
+from scenewise.tools.study_folder import StudyFolder, changes, forget, forget_figures, has_weights, is_as_asked
 from scenewise.tools.study_job import exam_terms
 from scenewise.tools.study_plan import Exam, Job, PlannedArm, StudyPlan, configuration
 
@@ -117,7 +117,7 @@ def _every_job(plan: StudyPlan) -> list[tuple[PlannedArm, Job, Exam]]:
 def check_changes(plan: StudyPlan, folder: StudyFolder, overwrite: Sequence[str], display: Display) -> None:
     """Raise UserError for runs that were made with other settings, but forget those of arms to overwrite.
 
-    What was only judged otherwise keeps its run and loses its figures.
+    What was only judged otherwise keeps its run and loses its figures; where the run is gone, it is made anew.
     """
     labels = [planned.arm.label for planned in plan.arms]
     problems = [unknown_name("--overwrite", label, labels) for label in overwrite if label not in labels]
@@ -128,7 +128,7 @@ def check_changes(plan: StudyPlan, folder: StudyFolder, overwrite: Sequence[str]
         changed = changes(job, exam, record)
         if not changed:
             continue
-        trained, told = is_as_asked(job, record), "; ".join(changed)
+        trained, told = is_as_asked(job, record) and has_weights(job, folder), "; ".join(changed)
         if planned.arm.label not in overwrite:
             problems.append(
                 f"{planned.arm.label}: {folder.run(job.name)} was {'judged' if trained else 'made'} with other "

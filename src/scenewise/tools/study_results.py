@@ -81,11 +81,15 @@ def gather_results(
 
 
 def gather_curves(content: Mapping[str, Any], folder: StudyFolder) -> Entry:
-    """Return, for each run of the table and each that was tried, its loss, health and probe figures by epoch."""
+    """Return, for each run of the table and each that was tried, its loss, health and probe figures by epoch.
+
+    Those of a run whose folder is gone are kept as they were gathered before.
+    """
     names = dict.fromkeys(name for arm in content["arms"] for name in arm["jobs"])
-    curves: Entry = {}
+    before, curves = read_json(folder.curves), Entry()
     for name in names:
         if not (folder.run(name) / "metrics.jsonl").exists():
+            curves |= {name: before[name]} if name in before else {}
             continue
         history = read_run(folder.run(name)).history
         figures = dict.fromkeys(figure for line in history for figure in line if figure.startswith(CURVES))
@@ -161,9 +165,7 @@ def _run(job: Job, folder: StudyFolder) -> Entry:
     evaluation = read_json(folder.evaluation(job.name, "test"))
     if looked is None or not evaluation:
         return run | {"unfinished": True}
-    environment = looked["environment"]
-    if job.tree is not None:
-        environment = read_json(folder.run(job.name) / "environment.json")
+    environment = record.get("environment", looked["environment"])  # of the training, where there was one
     machine = environment["machine"]
     figures: Entry = {}
     for protocol, metric in ComparisonTable.from_results([evaluation]).whole().columns:
