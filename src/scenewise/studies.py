@@ -76,15 +76,30 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What is to be seen whether it holds, with a figure of its own.
+
+    name: short, that of its file. says: the claim, and whose it is. arms: the labels of its rows, in the figure's
+    order. verdict: what the figures say of it, written once they are there.
+    """
+
+    name: str
+    says: str
+    arms: tuple[str, ...]
+    verdict: str = "not written yet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """A grid of arms and what they have in common.
 
-    data: the pool, one spec; several become one folder of links. size: pixels of a view, in training and in
-    evaluation. test_on: looked at once for each run, after all choices. choose_on: what choices are made on; needed
-    where an arm has `tries`. choose_by: the protocol whose main figure decides; None: the first. protocol_settings: by
-    dotted name, {"knn.k": 200}. passes: the compute of a run in encoder passes an image of the pool (forward 1, forward
-    and backward 3; `scenewise methods` lists what a step costs), of which epochs are derived; None: `engine.epochs` of
-    the settings, for arms that repeat published runs. settings: of every run, under the arm's own.
+    data: the pool, one spec; several become one folder of links. size: pixels of a view, in training and in evaluation.
+    test_on: looked at once for each run, after all choices. choose_on: what choices are made on; needed where an arm
+    has `tries`. claims: what the arms are there for. choose_by: the protocol whose main figure decides; None: the
+    first. protocol_settings: by dotted name, {"knn.k": 200}. passes: the compute of a run in encoder passes an image of
+    the pool (forward 1, forward and backward 3; `scenewise methods` lists what a step costs), of which epochs are
+    derived; None: `engine.epochs` of the settings, for arms that repeat published runs. settings: of every run, under
+    the arm's own.
     """
 
     name: str
@@ -92,6 +107,7 @@ class Study:
     size: int
     test_on: Split
     arms: tuple[Arm, ...]
+    claims: tuple[Claim, ...] = ()
     choose_on: Split | None = None
     choose_by: str | None = None
     protocols: tuple[str, ...] = ("knn", "linear")

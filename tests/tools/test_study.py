@@ -21,7 +21,7 @@ from PIL import Image
 from scenewise.engine.display import Bar, Quiet
 from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.evaluation import Evaluation, differences
-from scenewise.studies import Arm, Boxes, Split, Study, rates
+from scenewise.studies import Arm, Boxes, Claim, Split, Study, rates
 from scenewise.tools import study_job, study_pool
 from scenewise.tools.judge import evaluate
 from scenewise.tools.study import StudyResult, remake_table, run_study
@@ -464,6 +464,30 @@ def test_the_table_is_made_again_from_its_json_alone(whole: tuple[Path, StudyRes
     file.write_text("{}")
     with pytest.raises(UserError, match="holds no arms"):
         remake_table(file)
+
+
+def test_each_claim_has_its_verdict_and_its_figure(photos: Path, tmp_path: Path) -> None:
+    arms = (
+        Arm(label="a", init="random:test_resnet", seeds=(0, 1)),
+        Arm(label="b & <c>", init="random:test_resnet", seeds=(2, 3), control="a"),
+        Arm(label="other", init="random:test_resnet"),
+    )
+    claim = Claim(name="Weights $1", says="Random weights differ.", arms=("a", "b & <c>"), verdict="They do not.")
+    out = tmp_path / "out"
+    result = carried_out(a_study(photos, *arms, claims=(claim,)), out)
+    page = (out / "table.md").read_text()
+    assert "Random weights differ." in page
+    assert "They do not." in page
+    assert "(table.weights-1.svg)" in page
+    drawn = (out / "table.weights-1.svg").read_text()
+    assert "other" not in drawn
+    shutil.copy(out / "table.json", tmp_path / "copy.json")
+    assert remake_table(tmp_path / "copy.json").to_json() == result.to_json()
+    assert (tmp_path / "copy.weights-1.svg").read_text() == drawn
+    wrong = replace(claim, name="weights-1", arms=("a", "oter"))
+    with pytest.raises(UserError, match="two claims would have one file") as told:
+        carried_out(a_study(photos, *arms, claims=(wrong, claim)), out)
+    assert any("'other'" in problem for problem in told.value.problems)
 
 
 def test_several_pools_become_one_and_boxes_are_made_once(photos: Path, tmp_path: Path) -> None:

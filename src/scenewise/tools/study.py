@@ -14,7 +14,7 @@ from scenewise.errors import UserError
 from scenewise.studies import Study
 from scenewise.tools.study_choice import Choice, choose, made_choices
 from scenewise.tools.study_devices import Machine, carry_out_all, choose_machine
-from scenewise.tools.study_figure import figure_svg
+from scenewise.tools.study_figure import claim_svg, figure_svg
 from scenewise.tools.study_file import load_study
 from scenewise.tools.study_folder import StudyFolder, json_text, read_json, write_whole
 from scenewise.tools.study_plan import StudyPlan, plan_study
@@ -22,6 +22,7 @@ from scenewise.tools.study_pool import make_boxes, make_pool, pool_spec
 from scenewise.tools.study_prepare import check_arms, check_changes, check_data, closed_arms, open_arms
 from scenewise.tools.study_results import gather_curves, gather_results
 from scenewise.tools.study_table import table_markdown
+from scenewise.wording import slug
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,12 +107,12 @@ def run_study(
 
 
 def remake_table(file: Path) -> StudyResult:
-    """Write FILE.md and FILE.svg anew from FILE.json alone, beside it."""
+    """Write FILE.md, FILE.svg and the figure of each claim, FILE.NAME.svg, anew from FILE.json alone, beside it."""
     if not file.is_file():
         raise UserError(f"--table: no such file: {str(file)!r}; name the table.json of a study")
     content = read_json(file)
-    if "arms" not in content or "protocols" not in content:
-        raise UserError(f"--table: {str(file)!r} is not the table.json of a study: it holds no arms")
+    if not {"arms", "claims", "protocols"} <= content.keys():
+        raise UserError(f"--table: {str(file)!r} is not the table.json of a study: it holds no arms or no claims")
     _write_pages(file, content)
     return StudyResult(content=content, file=file)
 
@@ -218,5 +219,9 @@ def _write(
 
 
 def _write_pages(file: Path, content: Mapping[str, Any]) -> None:
-    write_whole(file.with_suffix(".md"), table_markdown(content))
     write_whole(file.with_suffix(".svg"), figure_svg(content))
+    figures = {claim["name"]: file.with_suffix(f".{slug(claim['name'])}.svg") for claim in content["claims"]}
+    for claim in content["claims"]:
+        write_whole(figures[claim["name"]], claim_svg(content, claim))
+    pictures = {name: figure.name for name, figure in figures.items()}
+    write_whole(file.with_suffix(".md"), table_markdown(content, pictures))

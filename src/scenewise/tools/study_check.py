@@ -7,8 +7,9 @@ from typing import Any
 
 from scenewise.errors import UserError, unknown_name
 from scenewise.sources import parse_spec
-from scenewise.studies import Arm, Settings, Split, Study
+from scenewise.studies import Arm, Claim, Settings, Split, Study
 from scenewise.tools.judge import Terms, protocol_options
+from scenewise.wording import slug
 
 # what a study says by fields of its own
 OWN_SETTINGS = {
@@ -42,6 +43,8 @@ def study_problems(study: Study) -> list[str]:
     labels = [arm.label for arm in study.arms]
     for arm in study.arms:
         problems += [f"{arm.label}: {problem}" for problem in _arm_problems(study, arm, labels)]
+    for claim in study.claims:
+        problems += [f"claim {claim.name!r}: {problem}" for problem in _claim_problems(study, claim, labels)]
     return problems
 
 
@@ -71,6 +74,17 @@ def _arm_problems(study: Study, arm: Arm, labels: list[str]) -> list[str]:
         problems += [f"{name}: has no effect without a method; leave it out" for name, value in given.items() if value]
     for settings in (arm.settings, *arm.tries):
         problems += _settings_problems(study, settings)
+    return problems
+
+
+def _claim_problems(study: Study, claim: Claim, labels: list[str]) -> list[str]:
+    problems = [unknown_name("arms", label, labels) for label in claim.arms if label not in labels]
+    if not claim.arms:
+        problems.append("arms: there is none; name at least one")
+    if not slug(claim.name):
+        problems.append("name: give one with a letter or a digit; a file is named by it")
+    if [slug(other.name) for other in study.claims].count(slug(claim.name)) > 1:
+        problems.append("name: two claims would have one file; give each its own")
     return problems
 
 

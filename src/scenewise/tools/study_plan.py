@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from scenewise.errors import UserError
 from scenewise.methods import method_class
 from scenewise.studies import Arm, Settings, Split, Study
 from scenewise.tools.study_check import study_problems
-from scenewise.wording import counted
+from scenewise.wording import counted, slug
 
 Part = Literal["choose", "test"]
 
@@ -164,11 +163,6 @@ def configuration(tree: Tree) -> RunConfig:
 @functools.lru_cache(maxsize=4096)
 def _validated(tree: str) -> RunConfig:
     return build(json.loads(tree))
-
-
-def slug(text: str) -> str:
-    """Return the text as a file's name: small letters, digits, dots and dashes."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
 
 
 def flat(settings: Mapping[str, Any], *, above: str = "") -> dict[str, Any]:

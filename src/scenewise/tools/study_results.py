@@ -76,6 +76,7 @@ def gather_results(
         "choose_on": None if study.choose_on is None else asdict(study.choose_on),
         "evaluation_seed": study.evaluation_seed,
         "arms": arms,
+        "claims": [{**asdict(claim), "arms": list(claim.arms)} for claim in study.claims],
         "notes": _notes(arms),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 from scenewise.tools.study_plan import described
 from scenewise.tools.study_results import ONE_SEED
 
+NO_PICTURES: Mapping[str, str] = {}
 READING = (
     "A figure is the mean over the seeds, ± their standard deviation. A difference is the mean over the seeds that the "
     "arm and its control have in common; its 95 % interval is of the same resampled test images for both "
@@ -18,12 +19,17 @@ READING = (
 )
 
 
-def table_markdown(content: Mapping[str, Any]) -> str:
-    """Return the page: what was asked, the table, choices, where each run came from, notes."""
+def table_markdown(content: Mapping[str, Any], pictures: Mapping[str, str] = NO_PICTURES) -> str:
+    """Return the page: what was asked, claims and their verdicts, the table, choices, where each run came from, notes.
+
+    pictures: a claim's name -> the file of its figure, where it has one.
+    """
     parts = [
         f"# {content['study']}",
         content["about"],
         _facts(content),
+        *(_claim(claim, pictures.get(claim["name"])) for claim in content["claims"]),
+        "## All arms" if content["claims"] else "",
         _rows(_heading(content), [_row(arm, content) for arm in content["arms"]]),
         "\n\n".join(READING),
         _choices(content["arms"]),
@@ -52,6 +58,11 @@ def _facts(content: Mapping[str, Any]) -> str:
         facts.append(f"Choices: learnt on `{choose['train']}`, judged on `{choose['test']}`.")
     facts.append(f"Command: `{content['command']}`.")
     return " ".join(facts)
+
+
+def _claim(claim: Mapping[str, Any], picture: str | None) -> str:
+    shown = f"\n\n![{claim['name']}]({picture})" if picture else ""
+    return f"## {claim['name']}\n\n*Claim.* {claim['says']}\n\n*Verdict.* {claim['verdict']}{shown}"
 
 
 def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
