@@ -9,7 +9,7 @@ made on train -> val, the test split is looked at once. No figure of it can be c
 
 Rates are those chosen on train -> val in docs/results/methods-first.md, at the same size and a third of the length.
 The full grid (scenes_small_full.py: 96 px) chooses anew: each method tries three. An arm takes an hour of a core
-without bf16, a fifth of that with it (docs/decisions/0009-study-size.md). Arms that are in objects_small.py too are
+without bf16, 24 minutes with it (docs/decisions/0009-study-size.md). Arms that are in objects_small.py too are
 trained once where both have the same --out.
 """
 
