@@ -91,6 +91,25 @@ def test_boxes_are_located_in_the_reduced_upright_picture(encode: Encode, orient
     assert (light * y).sum() / light.sum() == pytest.approx((top + bottom) / 2, abs=0.05)
 
 
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_red_comes_first_without_another_picture(encode: Encode, scene: np.ndarray, reduction: int, mode: str) -> None:
+    """The decoder's RGB is its BGR turned round, bit for bit, at every scale."""
+    data = encode(Image.fromarray(scene).convert(mode))
+    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+    plain = cv2.imdecode(np.frombuffer(data, np.uint8), flags.get(reduction, cv2.IMREAD_REDUCED_COLOR_8))
+    found = decode(data, scene.shape[:2], 1, boxes_and_outputs=box_covers(scene, 427 // reduction))
+    assert found.reduction == reduction
+    assert np.array_equal(found.pixels, plain[..., ::-1])
+
+
+@given(edges=st.lists(st.floats(-10, 5000, width=32), min_size=4, max_size=4))
+def test_a_box_lies_in_a_full_decode_where_it_lies_in_the_photo(edges: list[float]) -> None:
+    box = np.array([edges, edges], np.float32)
+    found = Decoded(np.zeros((1, 1, 3), np.uint8)).locate(box)
+    assert found.dtype == np.float32 and np.array_equal(found, box)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     boxes=st.lists(
