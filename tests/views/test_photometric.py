@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from scenewise.views import photometric
 from scenewise.views.augmentations import AUGMENTATIONS, Augmentation
@@ -217,6 +219,55 @@ def test_blur_scales_with_the_run() -> None:
     small = draw(wanted, np.random.default_rng(0).random(CHANCES), blur_scale=96 / 224).sigma
     assert full is not None
     assert small == pytest.approx(full * 96 / 224)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    seed=st.integers(0, 10**6),
+    sigma=st.none() | st.floats(0.04, 2.0),
+    threshold=st.none() | st.integers(0, 255),
+)
+def test_a_grey_view_is_finished_as_three_planes_would_be(
+    shape: tuple[int, int], seed: int, sigma: float | None, threshold: int | None
+) -> None:
+    """Bit for bit, though it is blurred and solarised as one plane."""
+    view = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    plain = np.repeat(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    wanted = apply(plain, Photometry(sigma=sigma, solarise=threshold))
+    assert np.array_equal(apply(view, Photometry(grey=True, sigma=sigma, solarise=threshold)), wanted)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    chance=st.lists(st.sampled_from([0.0, 0.25, 0.5]) | st.floats(0, 1, exclude_max=True), min_size=14, max_size=14),
+    name=st.sampled_from(sorted(AUGMENTATIONS)),
+)
+def test_the_numbers_are_read_as_numpy_reads_them(chance: list[float], name: str) -> None:
+    """Bit for bit and in NumPy's stable order, ties among the numbers included."""
+    wanted, numbers = AUGMENTATIONS[name], np.array(chance)
+    found = draw(wanted, numbers)
+    limits = np.array([wanted.flip, wanted.jitter, wanted.grey, wanted.blur, wanted.solarise])
+    happens = [found.flip, bool(found.jitter), found.grey, found.sigma is not None, found.solarise is not None]
+    strengths = np.array([wanted.brightness, wanted.contrast, wanted.saturation, wanted.hue])
+    assert happens == ((numbers[:5] < limits) & [True, strengths.any(), True, True, True]).tolist()
+    if found.jitter:
+        low = np.maximum([0.0, 0.0, 0.0, -np.inf], np.array([1.0, 1.0, 1.0, 0.0]) - strengths)
+        factors = low + (np.array([1.0, 1.0, 1.0, 0.0]) + strengths - low) * numbers[6:10]
+        order = [i for i in np.argsort(numbers[10:], kind="stable") if strengths[i] > 0]
+        assert found.jitter == tuple((photometric.JITTER[i], factors[i]) for i in order)
+
+
+@settings(max_examples=50, deadline=None)
+@given(shape=st.tuples(st.integers(1, 60), st.integers(41, 90)), size=st.integers(1, 40), seed=st.integers(0, 10**6))
+def test_a_view_is_resized_in_the_layout_that_is_fast(shape: tuple[int, int], size: int, seed: int) -> None:
+    """Bit for bit what torch makes of its own channels-last tensor, and in one piece, as another layout is not."""
+    image = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    found = crop_and_resize(image, np.array([0, 0, shape[1], shape[0]], np.float32), size=size)
+    pixels = to_tensor(image)[None].contiguous(memory_format=torch.channels_last)
+    wanted = interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    assert np.array_equal(found, wanted[0].permute(1, 2, 0).numpy())
+    assert found.flags.c_contiguous
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,7 @@ whether another was drawn) and `apply` turns numbers into pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -43,30 +44,31 @@ def draw(augmentation: Augmentation, chance: Float[np.ndarray, "14"], *, blur_sc
 
     `blur_scale` is the run's size / 224 and multiplies the blur's sigma.
     """
-    flip, jitter, grey, blur, solarise = chance[:5] < (
-        augmentation.flip, augmentation.jitter, augmentation.grey, augmentation.blur, augmentation.solarise
-    )  # fmt: skip
+    flip, jitter, grey, blur, solarise, softness, *rest = chance.tolist()
     low, high = augmentation.blur_sigma
     return Photometry(
-        flip=bool(flip),
-        jitter=_jitter(augmentation, uniforms=chance[6:10], order=chance[10:14]) if jitter else (),
-        grey=bool(grey),
-        sigma=(blur_scale if augmentation.blur_scales else 1.0) * (low + (high - low) * float(chance[5]))
-        if blur
+        flip=flip < augmentation.flip,
+        jitter=_jitter(augmentation, uniforms=rest[:4], order=rest[4:]) if jitter < augmentation.jitter else (),
+        grey=grey < augmentation.grey,
+        sigma=(blur_scale if augmentation.blur_scales else 1.0) * (low + (high - low) * softness)
+        if blur < augmentation.blur
         else None,
-        solarise=augmentation.solarise_threshold if solarise else None,
+        solarise=augmentation.solarise_threshold if solarise < augmentation.solarise else None,
     )
 
 
 def _jitter(
-    augmentation: Augmentation, *, uniforms: Float[np.ndarray, "4"], order: Float[np.ndarray, "4"]
+    augmentation: Augmentation, *, uniforms: Sequence[float], order: Sequence[float]
 ) -> tuple[tuple[str, float], ...]:
-    """Return (operation, factor) in random order, without the operations of strength 0, which would do nothing."""
+    """Return (operation, factor) in random order, without the operations of strength 0, which would do nothing.
+
+    Of four numbers each: `uniforms` become the factors, and the operation with the smallest of `order` comes first.
+    """
     strengths = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
     lows = [max(0.0, 1.0 - strength) for strength in strengths[:3]] + [-augmentation.hue]
     highs = [1.0 + strength for strength in strengths[:3]] + [augmentation.hue]
-    factors = [low + (high - low) * float(u) for low, high, u in zip(lows, highs, uniforms, strict=True)]
-    return tuple((JITTER[i], factors[i]) for i in np.argsort(order, kind="stable") if strengths[i] > 0)
+    factors = [low + (high - low) * u for low, high, u in zip(lows, highs, uniforms, strict=True)]
+    return tuple((JITTER[i], factors[i]) for i in sorted(range(4), key=order.__getitem__) if strengths[i] > 0)
 
 
 def apply(view: UInt8[np.ndarray, "H W 3"], photometry: Photometry) -> UInt8[np.ndarray, "H W 3"]:
@@ -76,12 +78,12 @@ def apply(view: UInt8[np.ndarray, "H W 3"], photometry: Photometry) -> UInt8[np.
     for name, factor in photometry.jitter:
         view = _OPERATIONS[name](view, factor)
     if photometry.grey:
-        view = grey(view)
+        view = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)  # (H, W): three equal planes would be blurred alike
     if photometry.sigma is not None:
         view = gaussian_blur(view, photometry.sigma)
     if photometry.solarise is not None:
         view = solarise(view, photometry.solarise)
-    return view
+    return cv2.cvtColor(view, cv2.COLOR_GRAY2RGB) if photometry.grey else view
 
 
 def crop_and_resize(
@@ -100,10 +102,11 @@ def crop_and_resize(
     crop = image[top:bottom, left:right]
     if right - left <= size and bottom - top <= size:
         return np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR))
-    # (h, w, 3) -> (1, 3, h, w), channels last in memory: the layout that the kernel is fast for
-    pixels = torch.from_numpy(_plain(crop))[None].permute(0, 3, 1, 2)
+    # (h, w, 3) -> (1, 3, h, w), channels last in memory: the layout that the kernel is fast for. NumPy turns the axes
+    # faster than torch; `[None]` would give a stride of 0, which torch does not take for channels last.
+    pixels = torch.from_numpy(_plain(crop).reshape(1, *crop.shape).transpose(0, 3, 1, 2))
     resized = interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return np.asarray(resized.permute(0, 2, 3, 1)[0].numpy())
+    return np.asarray(resized.numpy()[0].transpose(1, 2, 0))
 
 
 def _plain(crop: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -125,12 +128,7 @@ def contrast(view: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarra
 
 def saturation(view: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
     """Blend each pixel with its grey value: factor x + (1 - factor) grey."""
-    return np.asarray(cv2.transform(view, factor * np.eye(3) + (1.0 - factor) * _GREY))
-
-
-def grey(view: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the grey value in all three channels."""
-    return np.asarray(cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+    return np.asarray(cv2.transform(view, factor * _SAME + (1.0 - factor) * _GREY))
 
 
 def hue(view: UInt8[np.ndarray, "H W 3"], shift: float) -> UInt8[np.ndarray, "H W 3"]:
@@ -143,18 +141,18 @@ def hue(view: UInt8[np.ndarray, "H W 3"], shift: float) -> UInt8[np.ndarray, "H 
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 
-def gaussian_blur(view: UInt8[np.ndarray, "H W 3"], sigma: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Blur with a Gaussian of `sigma` pixels (> 0), the border mirrored."""
+def gaussian_blur(view: UInt8[np.ndarray, "H W *channels"], sigma: float) -> UInt8[np.ndarray, "H W *channels"]:
+    """Blur each channel with a Gaussian of `sigma` pixels (> 0), the border mirrored."""
     kernel = cv2.getGaussianKernel(2 * math.ceil(SIGMAS * sigma) + 1, sigma, cv2.CV_32F)
     # half the time of cv2.GaussianBlur, which is exact to the last bit in fixed point
     return np.asarray(cv2.sepFilter2D(view, -1, kernel, kernel))
 
 
-def solarise(view: UInt8[np.ndarray, "H W 3"], threshold: int) -> UInt8[np.ndarray, "H W 3"]:
+def solarise(view: UInt8[np.ndarray, "H W *channels"], threshold: int) -> UInt8[np.ndarray, "H W *channels"]:
     """Invert every value from `threshold` up."""
     values = np.arange(256)
     return np.asarray(cv2.LUT(view, np.where(values >= threshold, 255 - values, values).astype(np.uint8)))
 
 
-_GREY = np.outer(np.ones(3), LUMA)
+_SAME, _GREY = np.eye(3), np.outer(np.ones(3), LUMA)  # the colour matrices of saturation 1 and 0
 _OPERATIONS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
