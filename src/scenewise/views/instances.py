@@ -76,7 +76,7 @@ def place_instances(regions: Regions, chosen: Float32[np.ndarray, "K 4"], slots:
     """Return the regions in the order of the slots, every instance slot showing the first of the chosen boxes."""
     boxes = {name: chosen[: slot.count] if slot.instance else regions.boxes[name] for name, slot in slots.items()}
     kinds = {
-        name: np.full(slot.count, View.INSTANCE, np.int8) if slot.instance else regions.kinds[name]
+        name: np.full(slot.count, View.INSTANCE.value, np.int8) if slot.instance else regions.kinds[name]
         for name, slot in slots.items()
     }
     return dataclasses.replace(regions, boxes=boxes, kinds=kinds)

@@ -109,7 +109,7 @@ class Overlap(RegionPolicy):
                     for _ in range(slot.count)
                 ]
                 boxes[name] = np.array(crops, np.float32).reshape(slot.count, 4)
-            kinds[name] = np.full(slot.count, View.SCENE, np.int8)
+            kinds[name] = np.full(slot.count, View.SCENE.value, np.int8)
         figures = {"attempts": float(attempts), "real_instances": float(len(real)), "fallback": float(fallback)}
         return place_instances(Regions(boxes, kinds, figures), chosen, slots)
 

@@ -43,21 +43,18 @@ def make_views(
     chance = keys.generator(seed, "regions", epoch, record.index)
     regions = policy(record.size, proposals, slots, chance)
     crops = [(box, slots[name].size) for name, boxes in regions.boxes.items() for box in boxes]
+    drawn = draw_views(slots, seed=seed, epoch=epoch, index=record.index) if finished else None
     began = time.perf_counter()
     data = record.read()
     there = time.perf_counter()
     decoded = decode(data, record.size, record.orientation, boxes_and_outputs=crops)
     if meter is not None:
         meter.add(data, record.size, read=there - began, decode=time.perf_counter() - there)
-    views = {
-        name: np.stack(
-            [crop_and_resize(decoded.pixels, box, size=slot.size) for box in decoded.locate(regions.boxes[name])]
-        )
-        for name, slot in slots.items()
-    }
-    if finished:
-        for name, drawn in draw_views(slots, seed=seed, epoch=epoch, index=record.index).items():
-            views[name] = np.stack([apply(view, each) for view, each in zip(views[name], drawn, strict=True)])
+    views = {name: np.empty((slot.count, slot.size, slot.size, 3), np.uint8) for name, slot in slots.items()}
+    for name, slot in slots.items():
+        for number, box in enumerate(decoded.locate(regions.boxes[name])):
+            view = crop_and_resize(decoded.pixels, box, size=slot.size)
+            views[name][number] = view if drawn is None else apply(view, drawn[name][number])
     return views, regions
 
 

@@ -45,7 +45,7 @@ class Scene(RegionPolicy):
             name: scene_crops(size, slot, raised_range(slot, smallest=self.scene_scale), generator)
             for name, slot in views.items()
         }
-        kinds = {name: np.full(slot.count, View.SCENE, np.int8) for name, slot in views.items()}
+        kinds = {name: np.full(slot.count, View.SCENE.value, np.int8) for name, slot in views.items()}
         return with_instances(Regions(boxes, kinds), size, proposals, slots, generator)
 
     def decide(self, mean_area: float) -> Scene:
