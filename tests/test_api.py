@@ -35,6 +35,25 @@ def test_the_public_names() -> None:
         scenewise.__getattr__("pretrian")
 
 
+@pytest.mark.parametrize(
+    "before", ["", "scenewise.load_backbone", "import scenewise.evaluate.metrics", "from scenewise import evaluate"]
+)
+def test_evaluate_is_a_function_and_a_package_in_any_order(before: str) -> None:
+    code = f"""
+import inspect, scenewise
+{before}
+for _ in range(2):
+    try:
+        scenewise.evaluate("random:resnet18", data="no-such-folder")
+    except scenewise.UserError:
+        pass
+from scenewise.evaluate.metrics import average_precision
+assert "protocol" in inspect.signature(scenewise.evaluate).parameters
+assert callable(scenewise.evaluate) and scenewise.evaluate.metrics.average_precision is average_precision
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_the_package_is_light() -> None:
     code = "import sys, scenewise; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,6 +7,7 @@ is quick.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +44,24 @@ __all__ = [
     "propose",
     "study",
 ]
+
+
+class _Evaluations(ModuleType):
+    """The package `scenewise.evaluate`, which is also the function `scenewise.evaluate(...)`.
+
+    Once any of its modules is imported, the package stands in this module under the function's name, and __getattr__
+    is not asked any more. Both names are fixed, so the package can be called.
+    """
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return importlib.import_module("scenewise.api").evaluate(*given, **named)
+
+    @property
+    def __signature__(self) -> Any:
+        return importlib.import_module("inspect").signature(importlib.import_module("scenewise.api").evaluate)
+
+
+importlib.import_module("scenewise.evaluate").__class__ = _Evaluations  # imports nothing further
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,7 @@ def check_pair(train: Source, test: Source) -> None:
         kinds = {True: "several classes an image", False: "one class an image"}
         problems.append(
             f"test data: {test.spec} has {kinds[test.multi_label]}, {train.spec} has {kinds[train.multi_label]}"
+            " (of a table with the option multi=1 an image may have several)"
         )
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))

@@ -26,6 +26,7 @@ from scenewise.evaluate.run import PROTOCOLS, Chosen, Options, choose_protocols,
 from scenewise.settings import allowed_values
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.sources.base import Progress
+from scenewise.sources.united import with_common_classes
 from scenewise.views.opencv import use_one_thread
 
 PROTOCOL = ("knn", "linear")  # one without training and the papers' usual one
@@ -186,11 +187,11 @@ def _shown(config: Any, name: str) -> str:
 
 
 def open_splits(data: str, test_data: str | None, display: Display, *, reindex: bool = False) -> tuple[Source, Source]:
-    """Return the training and the test source; raises UserError when there is no test part to be had."""
+    """Return the training and the test source, with one class list; UserError when there is no test part to be had."""
     spec = parse_spec(data)
     if test_data is not None:
         train = open_with_display(data, display, reindex=reindex)
-        return train, open_with_display(test_data, display, reindex=reindex)
+        return with_common_classes(train, open_with_display(test_data, display, reindex=reindex))
     if "split" in spec.options:
         raise UserError(
             f"--data: {data!r} names one split; leave ?split= out to train and test on the data's own splits, "
