@@ -76,6 +76,12 @@ def test_the_json_is_the_contracts_and_finite(found: Audit) -> None:
     assert any("need proposals" in note for note in content["notes"])
 
 
+def test_times_are_those_of_the_recommended_size(found: Audit) -> None:
+    content = found.to_json()
+    assert content["seconds"]["size"] == content["recommendation"]["size"]
+    assert any(f"at {content['seconds']['size']} px, one process" in note for note in content["notes"])
+
+
 def test_the_table_says_what_the_json_says(found: Audit) -> None:
     text = found.to_text()
     scene = found.to_json()["crop_pairs"]["scene"]

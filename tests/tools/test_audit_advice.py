@@ -52,6 +52,13 @@ def test_small_images_get_msvq_at_their_size() -> None:
     assert recommend(dataclasses.replace(PLAIN, short_side=20.0)).size == min(SIZES)
 
 
+@pytest.mark.parametrize("images", [2, 12, 31, 32, 33, 200])
+def test_a_batch_is_never_larger_than_the_data(images: int) -> None:
+    use = recommend(dataclasses.replace(PLAIN, images=images))
+    assert use.batch_size == min(32, images)
+    assert f"--batch-size {use.batch_size} " in use.commands[-1]
+
+
 def test_packed_proposals_are_neither_made_nor_named() -> None:
     packed = recommend(dataclasses.replace(AWARE, proposals=None, packed=True))
     assert packed.commands == (recommend(AWARE).commands[-1].replace(" --proposals 'my file.arrow'", ""),)

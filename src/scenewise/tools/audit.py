@@ -20,7 +20,7 @@ from scenewise.errors import UserError, all_at_once
 from scenewise.outputs import check_output
 from scenewise.report.audit_page import write_audit
 from scenewise.sources import Source, parse_spec
-from scenewise.tools.audit_advice import Facts, recommend
+from scenewise.tools.audit_advice import Facts, choose_size, recommend
 from scenewise.tools.audit_duplicates import NEAR, near_pairs, same_content
 from scenewise.tools.audit_figures import Audit
 from scenewise.tools.audit_html import audit_page
@@ -84,7 +84,7 @@ def audit(
         said = [*said, "crops are judged by boxes of the generator that made them: their shares are upper bounds"]
     setting = Setting(_policies(proposed), proposed, proposals, chosen, size, seed)
     survey = survey_images(source, display)
-    sample = _sample(source, setting, limit=limit, workers=workers, display=display)
+    sample = _sample(source, survey, setting, limit=limit, workers=workers, display=display)
     found = _audit(data, source, survey, sample, setting, notes=[*source.notes, *notes, *said])
     if html is not None:
         with writing(html):
@@ -119,10 +119,13 @@ def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:
     return {name: kind().decide(proposed.mean_area) for name, kind in POLICIES.items()}
 
 
-def _sample(source: Source, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
+def _sample(source: Source, survey: Survey, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
     drawn = draw_sample(len(source), limit, seed=setting.seed)
     with display.bar("timing the reading", None):
-        reading = time_reading(source, drawn.tolist(), size=setting.size, seed=setting.seed)
+        advised, _ = choose_size(
+            survey.short_side
+        )  # at the size that will be recommended, whatever crops are judged at
+        reading = time_reading(source, drawn.tolist(), size=advised, seed=setting.seed)
     with display.bar("looking at the images", len(drawn)) as bar:
         measured, skipped = measure_all(source, np.sort(drawn).tolist(), setting, workers=workers, progress=bar.update)
     if reading is None or not measured:
@@ -154,7 +157,7 @@ def _audit(
     facts = Facts(
         data=data,
         images=usable,
-        short_side=float(np.percentile(survey.sizes.min(axis=1), 25)),
+        short_side=survey.short_side,
         objects=float(objects.mean()) if setting.judge.generator == LABELS else None,
         missed={name: 1 - found.common.value for name, found in pairs.items() if found.common is not None},
         fallbacks={name: found.fallback for name, found in pairs.items()},
@@ -198,7 +201,8 @@ def _method_notes(
         f"crops are pairs of MoCo v2's views at {setting.size} px, {DRAWS} an image: those of the first {DRAWS} epochs "
         f"with seed {setting.seed}; intervals are 95 %, bootstrapped over images",
         f"near duplicates differ in at most {NEAR} of the 256 bits of a difference hash of the decoded image",
-        f"times are means over {sample.reading.images} images, one process, reduced-scale decoding as in training",
+        f"times are means over {sample.reading.images} images at {sample.reading.size} px, one process, reduced-scale "
+        "decoding as in training",
     ]
     if survey.copies is None:
         notes.append("duplicates were looked for among the decoded images only: these data are not one file an image")

@@ -70,7 +70,7 @@ class Recommendation:
 
 def recommend(facts: Facts) -> Recommendation:
     """Return what to use for images with these figures, each choice with its reason."""
-    size, why_size = choose_size(facts)
+    size, why_size = choose_size(facts.short_side)
     crops, why_crops = choose_crops(facts)
     method, why_method = choose_method(facts, size=size, crops=crops)
     batch_size, why_batch = choose_batch(facts)
@@ -96,12 +96,12 @@ def recommend(facts: Facts) -> Recommendation:
     )
 
 
-def choose_size(facts: Facts) -> tuple[int, str]:
-    """Return the largest usual size that three quarters of the images reach, and why."""
-    size = max((size for size in SIZES if size <= facts.short_side), default=SIZES[0])
+def choose_size(short_side: float) -> tuple[int, str]:
+    """Return the largest usual size under the short side (pixels) that three quarters of the images reach, and why."""
+    size = max((size for size in SIZES if size <= short_side), default=SIZES[0])
     most = " (the papers' size)" if size == SIZES[-1] else ""
     return size, (
-        f"size {size}{most}: three quarters of the images have a short side of {facts.short_side:.0f} px or more; "
+        f"size {size}{most}: three quarters of the images have a short side of {short_side:.0f} px or more; "
         "larger views would be enlarged pixels"
     )
 
@@ -165,6 +165,8 @@ def choose_batch(facts: Facts) -> tuple[int, str]:
     batch = BATCH
     while batch > LEAST_BATCH and facts.images < STEPS_AN_EPOCH * batch:
         batch //= 2
+    if facts.images < batch:
+        return max(2, facts.images), f"batch {max(2, facts.images)}: all {facts.images:,} images"
     if batch == BATCH:
         return batch, f"batch {BATCH}: what the published learning rates are given for"
     return batch, f"batch {batch}: at {BATCH} an epoch of {facts.images:,} images has fewer than {STEPS_AN_EPOCH} steps"

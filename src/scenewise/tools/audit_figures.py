@@ -99,7 +99,11 @@ class Audit:
             "crop_fallbacks": {name: found.fallback for name, found in self.pairs.items()},
             "quantiles": {name: _quantiles(values) for name, values in self.spreads().items()},
             "bytes": self.bytes,
-            "seconds": {"decode": self.reading.decode, "two_views": self.reading.two_views},
+            "seconds": {
+                "decode": self.reading.decode,
+                "two_views": self.reading.two_views,
+                "size": self.reading.size,
+            },
             "unreadable_images": [{"image": skip.key, "reason": skip.reason} for skip in self.unreadable],
             "duplicate_images": [list(group) for group in self.duplicates],
             "near_duplicate_images": [list(pair) for pair in self.near],

@@ -70,11 +70,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class ReadingTime:
-    """Mean seconds an image on one core: reading and decoding it once, and doing that and making two views of it."""
+    """Mean seconds an image on one core: reading and decoding it once, and doing that and making two views of it.
+
+    size: of a view in pixels, which both depend on. images: how many were timed.
+    """
 
     decode: float
     two_views: float
     images: int
+    size: int
 
 
 def draw_sample(images: int, limit: int, *, seed: int) -> np.ndarray:
@@ -190,4 +194,4 @@ def time_reading(source: Source, indices: Sequence[int], *, size: int, seed: int
             continue
         views.append(rendered - started)
         decoding.append(time.perf_counter() - rendered)
-    return ReadingTime(float(np.mean(decoding)), float(np.mean(views)), len(views)) if views else None
+    return ReadingTime(float(np.mean(decoding)), float(np.mean(views)), len(views), size) if views else None

@@ -29,6 +29,11 @@ class Survey:
     copies: list[list[int]] | None
 
     @property
+    def short_side(self) -> float:
+        """Return the short side in pixels that three quarters of the images reach."""
+        return float(np.percentile(self.sizes.min(axis=1), 25))
+
+    @property
     def tiny(self) -> np.ndarray:
         """Tell which images have a short side under 32 px, (N,) bool."""
         small: np.ndarray = self.sizes.min(axis=1) < TINY
