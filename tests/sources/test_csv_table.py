@@ -69,6 +69,30 @@ def test_an_unreadable_image_takes_its_label_along(tmp_path: Path, save: SaveIma
     assert any("1 of 4" in note for note in source.notes)
 
 
+@pytest.mark.parametrize("option", ["", "?root={folder}"])
+def test_paths_may_be_absolute(tmp_path: Path, save: SaveImage, option: str) -> None:
+    photo, other = save(tmp_path / "elsewhere" / "a.jpg"), save(tmp_path / "tables" / "b.jpg")
+    (tmp_path / "elsewhere" / "broken.jpg").write_text("words")
+    rows = f"image,labels\n{photo},cat\nb.jpg,dog\n{tmp_path}/elsewhere/broken.jpg,cat\n"
+    spec = f"csv:{_table(tmp_path / 'tables', rows)}" + option.format(folder=tmp_path / "tables")
+    source = open_source(spec)
+    assert [source[index].key for index in range(2)] == [str(photo), "b.jpg"] and len(source) == 2
+    assert [source[index].read() for index in range(2)] == [photo.read_bytes(), other.read_bytes()]
+    assert [source[index].size for index in range(2)] == [(6, 9), (6, 9)]
+    assert [skip.key for skip in source.unreadable] == [f"{tmp_path}/elsewhere/broken.jpg"]
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.arrow")}
+    assert open_source(spec).fingerprint == source.fingerprint
+    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.arrow")}  # kept
+    save(photo, (8, 8))
+    os.utime(photo, ns=(1, 1))
+    assert open_source(spec)[0].size == (8, 8)  # and looked at
+
+
+def test_an_absolute_path_to_nothing_is_told_without_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"line 2: no such image: {tmp_path}/gone\.jpg$"):
+        open_source(f"csv:{_table(tmp_path / 'tables', f'image,labels{chr(10)}{tmp_path}/gone.jpg,cat')}")
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

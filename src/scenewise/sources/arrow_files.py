@@ -42,7 +42,7 @@ class Written(NamedTuple):
 
 
 def write_images(target: Path, base: bytes, found: Iterable[Found], *, progress: Progress | None) -> Written:
-    """Read the header of every file found below `base` and stream the rows to `target`, one batch in memory."""
+    """Read the header of every file found, by its path from `base`; stream the rows to `target`, a batch in memory."""
     digest, rows, readable = hashlib.blake2b(digest_size=16), 0, 0
     with pa.ipc.new_file(str(target), IMAGES) as writer, quiet_headers(), ThreadPoolExecutor(_THREADS) as pool:
         for block in _blocks(found, ROWS):
@@ -64,7 +64,8 @@ def write_images(target: Path, base: bytes, found: Iterable[Found], *, progress:
 
 
 def _headers(base: bytes, files: list[Found]) -> list[Header]:
-    return [Header(reason=file.reason) if file.reason else read_header(base + file.path) for file in files]
+    paths = (os.path.join(base, file.path) for file in files)  # noqa: PTH118 - a Path cannot hold bytes
+    return [Header(reason=f.reason) if f.reason else read_header(path) for f, path in zip(files, paths, strict=True)]
 
 
 def _blocks(found: Iterable[Found], length: int) -> Iterator[list[Found]]:
@@ -99,7 +100,8 @@ def read_facts(file: Path, base: bytes) -> dict[str, object] | None:
             table = reader.read_all()
             metadata = reader.schema.metadata
         for path, mtime_ns in zip(table["path"], table["mtime_ns"], strict=True):
-            if os.stat(base + path.as_py()).st_mtime_ns != mtime_ns.as_py():  # noqa: PTH116 - bytes
+            folder = os.path.join(base, path.as_py())  # noqa: PTH118 - a Path cannot hold bytes
+            if os.stat(folder).st_mtime_ns != mtime_ns.as_py():  # noqa: PTH116
                 return None
         facts = json.loads(metadata[b"facts"])
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):

@@ -32,7 +32,8 @@ class FileIndex:
     """Image files below a folder, by number: those whose header can be read, in the order they were found.
 
     Pickles as two paths; the tables are memory-mapped again on the other side, so workers share the same pages.
-    `base` ends in "/"; paths are relative to it, as bytes. `facts` is what was counted when the index was made.
+    `base` ends in "/"; paths are relative to it or, of a list, absolute, as bytes. `facts` is what was counted when the
+    index was made.
     """
 
     def __init__(self, base: bytes, file: Path, facts: Facts) -> None:
@@ -90,12 +91,12 @@ class FileIndex:
         return np.delete(np.arange(int(str(self.facts["rows"]))), self._broken)
 
     def path(self, index: int) -> bytes:
-        """Return the relative path of the index-th readable file."""
+        """Return the path of the index-th readable file, as it was found or listed."""
         chunk, row = divmod(self.row(check_index(index, len(self))), arrow_files.ROWS)
         return bytes(self._paths[chunk][row].as_py())
 
     def paths(self) -> list[bytes]:
-        """Return the relative paths of all readable files."""
+        """Return the paths of all readable files, as they were found or listed."""
         paths = [path for chunk in self._paths for path in chunk.to_pylist()]
         broken = set(self._broken.tolist())
         return [path for row, path in enumerate(paths) if row not in broken] if broken else paths
@@ -116,7 +117,7 @@ class FileIndex:
         for index in np.linspace(0, len(self) - 1, num=min(LOOKED_AT, len(self))).astype(int).tolist():
             chunk, row = divmod(self.row(index), arrow_files.ROWS)
             try:
-                status = os.stat(self.base + self._paths[chunk][row].as_py())  # noqa: PTH116 - bytes
+                status = os.stat(os.path.join(self.base, self._paths[chunk][row].as_py()))  # noqa: PTH116, PTH118 - bytes
             except OSError:
                 return False
             if (status.st_size, status.st_mtime_ns) != (self._numbers[0][chunk][row], self._numbers[1][chunk][row]):
@@ -128,7 +129,7 @@ class FileIndex:
         chunk, row = divmod(self.row(check_index(index, len(self))), arrow_files.ROWS)
         path = bytes(self._paths[chunk][row].as_py())
         length, mtime_ns, height, width, orientation = (int(column[chunk][row]) for column in self._numbers)
-        read = FileReader(self.base + path, length, mtime_ns)
+        read = FileReader(os.path.join(self.base, path), length, mtime_ns)  # noqa: PTH118 - a Path cannot hold bytes
         return Record(index if number is None else number, printable(path), (height, width), orientation, read, labels)
 
 
@@ -182,12 +183,13 @@ def listed_index(
 ) -> FileIndex:
     """Return the index of the files named by a list, in its order; `name` tells lists over the same folder apart.
 
+    Paths are relative to `base`, or absolute.
     It is reused while the list is the same and the modification times of the folders of its files are, and of the files
     that are looked at.
     """
     root = os.fsencode(os.path.realpath(base)).rstrip(b"/") + b"/"
     folders = {os.path.dirname(path): None for path in paths}  # noqa: PTH120 - a Path cannot hold bytes
-    times = [(folder, os.stat(root + folder).st_mtime_ns) for folder in folders]  # noqa: PTH116
+    times = [(folder, os.stat(os.path.join(root, folder)).st_mtime_ns) for folder in folders]  # noqa: PTH116, PTH118
     listed = hashlib.blake2b(b"\0".join(paths), digest_size=16).hexdigest()
     facts: Facts = {"listed": listed, "hidden": 0, "loops": 0, "endings": {}}
     found = (Found(path) for path in paths)
