@@ -45,6 +45,16 @@ def test_several_labels_in_one_row_make_all_rows_vectors(tmp_path: Path, save: S
     assert np.array_equal(np.asarray(source[0].labels), labels[0])
 
 
+def test_a_row_of_other_length_is_refused_where_images_may_have_no_label(tmp_path: Path, save: SaveImage) -> None:
+    for name in "abcd":
+        save(tmp_path / f"{name}.jpg")
+    rows = 'image,labels\na.jpg,"x;y"\nb.jpg\nc.jpg,x,y\nd.jpg,x,\n'
+    with pytest.raises(UserError) as caught:
+        open_source(f"csv:{_table(tmp_path, rows)}")
+    assert ["line 3: 1 cell," in caught.value.problems[0], "line 4: 3 cells," in caught.value.problems[1]] == [True] * 2
+    assert len(caught.value.problems) == 2  # nothing is lost with an empty cell, which spreadsheets leave
+
+
 def test_options_root_and_multi(tmp_path: Path, save: SaveImage) -> None:
     save(tmp_path / "photos" / "a.jpg")
     file = _table(tmp_path / "tables", "image,labels\na.jpg,cat\n")
@@ -104,6 +114,11 @@ def test_an_absolute_path_to_nothing_is_told_without_the_folder(tmp_path: Path) 
         ("image,labels\na.jpg,cat\n./a.jpg,dog\n", ["labels.csv", "line 3", "a.jpg", "already in line 2"]),
         ("image,labels\na.jpg,cat\ngone.jpg,dog\n", ["labels.csv", "line 3", "no such image: gone.jpg"]),
         ("image,labels\n,cat\n", ["line 2", "no image named"]),
+        (
+            "image,labels\na.jpg,cat,dog\n",
+            ["labels.csv", "line 2", "3 cells", "2 columns", "labels are separated by ;"],
+        ),
+        ("image,labels\na.jpg\n", ["labels.csv", "line 2", "1 cell,", "2 columns"]),
     ],
 )
 def test_a_faulty_table_is_refused_by_file_and_record(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import os
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -16,14 +17,16 @@ from scenewise.sources.index import listed_index, unreadable_note
 from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
+from scenewise.wording import counted
 
 
 @final
 class CsvSource(Source):
     """The rows of a table in their order; the key is the image's path as the table gives it.
 
-    Paths are relative to the table's folder, or to `?root=`, or absolute. Several labels in any row, or `?multi=1`, make the labels
-    vectors; a row without a label is then an image of no class, and otherwise an error.
+    Paths are relative to the table's folder, or to `?root=`, or absolute. Several labels in any row, or `?multi=1`,
+    make the labels vectors; a row without a label is then an image of no class, and otherwise an error. A row with more
+    cells than the header, or without a cell for image or labels, is an error.
     """
 
     def __init__(self, spec: Spec, *, reindex: bool, progress: Progress | None) -> None:
@@ -110,6 +113,10 @@ class _Table:
                 where = "" if os.path.isabs(path) else f" (in {self.root})"  # noqa: PTH117
                 problems.add(f"data: {file}, line {line}: no such image: {name}{where}")
             seen.setdefault(path, line)
+            odd = _odd_row(row, len(rows.fieldnames or ()))
+            if odd:
+                problems.add(f"data: {file}, line {line}: {odd}")
+                continue
             labels = {label.strip() for label in (row["labels"] or "").split(";")} - {""}
             if not labels:
                 unlabelled.append(line)
@@ -133,6 +140,21 @@ class _Table:
         labels = np.zeros((len(self.paths), len(self.classes)), np.int8)
         labels[rows, names] = 1
         return labels
+
+
+def _odd_row(row: Mapping[str | None, Any], columns: int) -> str:
+    """Return what is wrong with a row that has more cells than the header, or lacks one; "" where nothing is."""
+    more = row.get(None, [])
+    if any(cell.strip() for cell in more):
+        cells, means = columns + len(more), "labels are separated by ; and a name with a comma is put in quotes"
+    elif row["image"] is None or row["labels"] is None:
+        cells, means = (
+            sum(cell is not None for cell in row.values()),
+            "every row needs a cell for each of image and labels, if an empty one",
+        )
+    else:
+        return ""
+    return f"{counted(cells, 'cell')}, the header has {counted(columns, 'column')}; {means}"
 
 
 def _flag(spec: Spec) -> bool:
