@@ -471,6 +471,37 @@ def test_lightlys_own_resnet_has_no_relu_behind_its_stem(tmp_path: Path) -> None
         load_backbone(file, name="resnet18", stem="cifar")
 
 
+def test_the_architecture_that_a_checkpoint_names_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "moco.pth.tar"
+    state = create_backbone("resnet18", seed=3).model.state_dict()
+    torch.save({"arch": "resnet18", "state_dict": _under("module.encoder_q.", state) | QUEUE}, file)
+    subject = load_subject(str(file))
+    assert subject.backbone.name == "resnet18" and subject.notes[0].startswith("read as resnet18 from the entries of")
+    assert subject.notes[-1] == "the file names its architecture: arch 'resnet18'"
+    named = load_subject(f"{file}?name=resnet18")
+    assert not any("arch" in note for note in named.notes)
+    with pytest.raises(UserError, match="does not fit 'resnet34'"):
+        load_subject(f"{file}?name=resnet34")  # who names one is believed
+
+
+@pytest.mark.parametrize("arch", ["resnet18x", "resnet18:1", "hf-hub:some/one", "", "a\nb"])
+def test_an_architecture_that_is_not_known_is_named_in_the_error(tmp_path: Path, arch: str) -> None:
+    file = tmp_path / "moco.pth"
+    torch.save({"arch": arch, "state_dict": {"conv1.weight": torch.zeros(1)}}, file)
+    with pytest.raises(UserError) as caught:
+        load_backbone(file)
+    told = str(caught.value)
+    assert "does not say which architecture it holds" in told and "?name=resnet50" in told and repr(arch) in told
+
+
+@pytest.mark.parametrize("arch", [None, 18, ["resnet18"]])
+def test_what_is_no_text_is_no_architecture(tmp_path: Path, arch: object) -> None:
+    file = tmp_path / "moco.pth"
+    torch.save({"arch": arch, "state_dict": {"conv1.weight": torch.zeros(1)}}, file)
+    with pytest.raises(UserError, match="does not say which architecture it holds; name it, for example"):
+        load_backbone(file)
+
+
 def test_options_in_a_checkpoint_are_not_read(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save({"teacher": _under("backbone.", RESNET), "args": argparse.Namespace(lr=1)}, file)

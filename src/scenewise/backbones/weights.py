@@ -15,6 +15,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import timm
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor
@@ -23,11 +24,12 @@ from scenewise.backbones.backbone import NORMS, STEMS, Backbone, Colour, Weights
 from scenewise.backbones.create import check_name, create_backbone, default_size, pretrained_config
 from scenewise.backbones.foreign import COUNTERS, check_same_network, find_backbone, notes_on
 from scenewise.backbones.foreign_styles import PLAIN
-from scenewise.errors import MissingError, UserError
+from scenewise.errors import MissingError, UserError, unknown_name
 
 WEIGHTS_FILE = "backbone.safetensors"  # its name in a run folder
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".torch")  # read with weights_only=True
 HEADS = ("fc", "head", "classifier")  # how classifiers are usually called
+_SHOWN = 80  # characters of a stranger's text in an error
 LISTED = 6  # keys named in an error before it says how many more
 
 
@@ -98,9 +100,10 @@ def load_backbone(
     """Return the backbone of a run folder or weights file, in evaluation mode; `.weights` says what it expects.
 
     A file that Scenewise wrote says all itself. Another project's (`.safetensors`, or `.pt`, `.pth`, `.pth.tar`,
-    `.bin`, `.ckpt`, `.torch` read as tensors only) needs `name`, and `stem`, `norm`, `size` where they are not the
-    usual ones. Under which names the backbone is in it is found out (`foreign_styles`); classifier, projector, queue
-    and other encoders are left out. Raises UserError for a file that is missing, unreadable or does not fit key by key.
+    `.bin`, `.ckpt`, `.torch` read as tensors only) needs `name`, unless its entry `arch` is a name that timm knows (as
+    in MoCo's), and `stem`, `norm`, `size` where they are not the usual ones. Under which names the backbone is in it is
+    found out (`foreign_styles`); classifier, projector, queue and other encoders are left out. Raises
+    UserError for a file that is missing, unreadable or does not fit key by key.
     """
     return load_weights(path, name=name, stem=stem, norm=norm, size=size)[0]
 
@@ -133,10 +136,10 @@ def load_weights(
 def _load_foreign(
     file: Path, content: Mapping[str, Any], name: str | None, stem: str, norm: str, size: int | None
 ) -> tuple[Backbone, tuple[str, ...]]:
+    said: tuple[str, ...] = ()
     if name is None:
-        raise UserError(
-            f"weights: {file} does not say which architecture it holds; name it, for example {file}?name=resnet50"
-        )
+        name = _named_architecture(file, content)
+        said = (f"the file names its architecture: arch {name!r}",)
     check_name(name)
     config = pretrained_config(name)
     backbone = create_backbone(name, stem=stem, norm=norm, seed=0, size=size or default_size(name))
@@ -145,7 +148,22 @@ def _load_foreign(
     check_same_network(found, name)
     closest = "" if found.style is PLAIN else f" (closest style: {found.shown()})"
     fill(backbone, found.state, source=f"{file}{closest}")
-    return backbone.eval(), notes_on(found, name, _classifier(name))
+    return backbone.eval(), (*notes_on(found, name, _classifier(name)), *said)
+
+
+def _named_architecture(file: Path, content: Mapping[str, Any]) -> str:
+    """Return the architecture that a training script wrote beside the weights: torchvision's names are timm's."""
+    arch, why = content.get("arch"), ""
+    if isinstance(arch, str):
+        try:
+            check_name(arch)
+        except UserError:
+            why = "\n" + unknown_name("Its entry arch", arch[:_SHOWN], timm.list_models())
+        else:
+            return arch
+    raise UserError(
+        f"weights: {file} does not say which architecture it holds; name it, for example {file}?name=resnet50{why}"
+    )
 
 
 def fill(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
