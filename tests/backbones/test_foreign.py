@@ -120,7 +120,7 @@ CASES: dict[str, tuple[State, Any, str, str]] = {  # what is expected, the conte
             },
         },
         r"VISSL \(classy_state_dict, base_model, model, trunk, _feature_blocks\.\*\)",
-        "2 of _feature_blocks.fc",
+        "left out 3 entries: 2 of _feature_blocks.fc, 1 of heads; for example",
     ),
     "lightly, children": (
         RESNET,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -94,7 +94,10 @@ def _readings(content: object, wanted: frozenset[str], required: frozenset[str])
         for where in style.where:
             table = _table(content, where)
             if table and _signed(table, style):
-                yield from (_read(table, style, where, prefix, wanted, required) for prefix in style.prefixes)
+                beside = tuple(_beside(content, style, where))
+                for prefix in style.prefixes:
+                    found = _read(table, style, where, prefix, wanted, required)
+                    yield replace(found, left=(*found.left, *beside))
 
 
 def _names_its_encoder(found: Found) -> bool:
@@ -124,6 +127,26 @@ def _table(content: object, where: Where) -> dict[str, Tensor]:
         return {}
     tensors = ((key, value) for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor))
     return {_bare(key): value for key, value in tensors}
+
+
+def _beside(content: object, style: Style, where: Where) -> Iterator[str]:
+    """Yield the names of the tensors of the style's whole model that lie outside the dict at `where`."""
+    depth = len(style.model)
+    if not depth or where[:depth] != style.model:
+        return
+    for part in style.model:
+        content = content.get(part) if isinstance(content, Mapping) else None
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if name != where[depth]:
+            yield from _names(value, str(name))
+
+
+def _names(content: object, name: str) -> Iterator[str]:
+    if isinstance(content, Tensor):
+        yield name
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _names(value, f"{name}.{_bare(str(key))}")
 
 
 def _bare(key: str) -> str:

@@ -67,7 +67,8 @@ class Style:
     `_orig_mod.` of torch.compile are taken away before. where: the dicts around the entries, one of these ways.
     rename: from what follows the prefix to timm's name. signs: one of these begins some other entry, where several
     projects have the same prefix. encoder: which one this is where a file has several, the one that the project
-    evaluates.
+    evaluates. model: the dict that holds the whole model, where the encoder's is one of several dicts in it; what lies
+    in the others is left out, and told.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Style:
     rename: Callable[[str], str] = _as_it_is
     signs: tuple[str, ...] = ()
     encoder: str = ""
+    model: Where = ()
 
 
 PLAIN = Style("timm and torchvision")
@@ -107,6 +109,7 @@ STYLES = (
         ("_feature_blocks.", "base_model._feature_blocks.", ""),
         where=(("classy_state_dict", "base_model", "model", "trunk"), ("model_state_dict",)),
         encoder="the trunk",
+        model=("classy_state_dict", "base_model", "model"),
     ),
     Style(
         "lightly-train",
