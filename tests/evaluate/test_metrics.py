@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -265,3 +267,19 @@ def test_mean_iou_at_the_edges():
     assert math.isnan(mean_iou(target, torch.full((4,), 255), classes=2))
     with pytest.raises(ValueError, match=r"values 0\.\.1, allowed are 0\.\.0"):
         mean_iou(target, target, classes=1)
+
+
+def plain(function):
+    """Return the function as users have it: in the tests its shapes are checked by its types."""
+    return inspect.unwrap(function)
+
+
+def test_scores_and_labels_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="scores has 4 images, relevant has 3"):
+        plain(average_precision)(torch.rand(4), torch.tensor([1, 0, 1]))
+    with pytest.raises(ValueError, match="scores has 3 images, relevant has 4"):
+        plain(average_precision)(torch.rand(3), torch.tensor([1, 0, 1, 0]))
+    for figure in (mean_average_precision, class_average_precisions):
+        for shape in ((4, 2), (5, 3), (5, 2, 1), (5,)):
+            with pytest.raises(ValueError, match=rf"scores has the shape \(5, 2\), labels has {re.escape(str(shape))}"):
+                plain(figure)(torch.rand(5, 2), torch.ones(shape, dtype=torch.long))

@@ -18,8 +18,10 @@ def average_precision(
 
     `form` is `step` (scikit-learn's), `area` (VOC2010 and later) or `11point` (VOC2007), see
     `weighted_average_precision`. Equal scores are one group, so the order of the images has no influence. NaN when
-    nothing is relevant.
+    nothing is relevant. Raises ValueError for arguments of unequal lengths.
     """
+    if len(scores) != len(relevant):
+        raise ValueError(f"scores has {len(scores)} images, relevant has {len(relevant)}: they must be the same images")
     every = torch.ones(1, len(scores), dtype=torch.long, device=scores.device)
     return float(weighted_average_precision(rank(scores, relevant > 0), every, forms=(form,))[0, 0])
 
@@ -33,8 +35,9 @@ def mean_average_precision(
     """Return the mean over the classes of the average precision over the whole set, 0..1.
 
     labels (N, C): true or 1 present, false or 0 absent, -1 not judged: that image is left out for that class. Classes
-    without a positive are left out; NaN when none is left.
+    without a positive are left out; NaN when none is left. Raises ValueError for arguments of other shapes.
     """
+    _check_table(scores, labels)
     figures = class_average_precisions(scores, labels, form=form)
     return float(figures.nanmean())
 
@@ -46,12 +49,19 @@ def class_average_precisions(
     form: str = "step",
 ) -> Float[Tensor, " classes"]:
     """Return the average precision of each class (C,), NaN for one without a positive; arguments as in the mean's."""
+    _check_table(scores, labels)
     columns = []
     for column in range(scores.shape[1]):
         ranking = rank(scores[:, column], labels[:, column] > 0)
         judged = (labels[:, column].int() >= 0).long()[None]  # (1, N)
         columns.append(weighted_average_precision(ranking, judged, forms=(form,))[0, 0])
     return torch.stack(columns) if columns else torch.empty(0, dtype=torch.float64)
+
+
+def _check_table(scores: Tensor, labels: Tensor) -> None:
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        shapes = f"scores has the shape {tuple(scores.shape)}, labels has {tuple(labels.shape)}"
+        raise ValueError(f"{shapes}: both must be (images, classes)")
 
 
 def knn_predict(
