@@ -170,7 +170,7 @@ BAD = {
     "unknown device": (["{photos}", "--device", "gpu"], "engine.device: 'gpu'"),
     "no such start": (["{photos}", "--init", "{tmp}/nothing"], "no file or folder here"),
     "no such config": (["--config", "{tmp}/no.yaml"], "--config: cannot read"),
-    "no data": ([], "data.source: say which images"),
+    "no data": ([], "data.source: say which images, for example `scenewise pretrain PHOTOS --out RUN`"),
     "label file without its image": (["csv:{tmp}/labels.csv"], "missing.png"),
 }
 
@@ -293,7 +293,10 @@ EVALUATE_BAD = {
     "setting of an unknown protocol": (["--protocol", "knn", "--set", "kn.k=3"], "Did you mean 'knn'?"),
     "setting of a protocol that is not run": (["--protocol", "knn", "--set", "linear.epochs=3"], "is not run"),
     "setting without a protocol": (["--protocol", "knn", "--set", "k=3"], "PROTOCOL.SETTING=VALUE"),
-    "setting without a value": (["--protocol", "knn", "--set", "knn.k"], "write name=value"),
+    "setting without a value": (
+        ["--protocol", "knn", "--set", "knn.k"],
+        "write name=value, for example --set knn.k=200",
+    ),
     "setting of a wrong type": (["--protocol", "knn", "--set", "knn.k=many"], "knn.k:"),
     "epochs and iterations": (["--protocol", "linear", "--epochs", "2", "--iterations", "3"], "give one of them"),
     "no epoch": (["--protocol", "linear", "--epochs", "0"], "(given: '0')"),

@@ -193,7 +193,7 @@ def inspect(
     base = {} if folder is None else run_tree(folder)
     tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base)
     return inspect_data(
-        build(tree),
+        build(tree, example="`scenewise inspect PHOTOS --method mls --out sheet.png`, or a run: --run RUN"),
         Path(out),
         run=folder,
         count=count,

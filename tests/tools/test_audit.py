@@ -82,6 +82,13 @@ def test_times_are_those_of_the_recommended_size(found: Audit) -> None:
     assert any(f"at {content['seconds']['size']} px, one process" in note for note in content["notes"])
 
 
+def test_images_that_were_not_looked_at_are_not_counted(found: Audit, photos: Path) -> None:
+    assert "crops are those of all 15 images that can be read" in "".join(found.to_json()["notes"])
+    some = api.audit(str(photos), size=64, limit=15).to_json()
+    assert some["sampled"] == 14
+    assert "crops are those of 14 of 16 images, drawn by the seed (--limit)" in "".join(some["notes"])
+
+
 def test_the_table_says_what_the_json_says(found: Audit) -> None:
     text = found.to_text()
     scene = found.to_json()["crop_pairs"]["scene"]
@@ -237,6 +244,8 @@ def test_wrong_input_is_refused_before_any_work(photos: Path, tmp_path: Path) ->
         },
         "no labelled boxes; name a file of proposals, or saliency": {"data": str(photos), "judge": "labels"},
         "--judge: no such file: .*gone.arrow": {"data": "nowhere", "judge": tmp_path / "gone.arrow"},
+        "--judge: no such file: 'salience'; make it .*, or did you mean 'saliency'": {"data": "n", "judge": "salience"},
+        "--judge: no such file: 'label'; make it .*, or did you mean 'labels'": {"data": "n", "judge": "label"},
         "--proposals: no such file: .*gone.arrow": {"data": "nowhere", "proposals": tmp_path / "gone.arrow"},
     }
     for message, arguments in refused.items():

@@ -246,6 +246,13 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert [problem.partition(":")[0] for problem in refused.value.problems] == ["--count", "crops.name", "--out"]
 
 
+def test_without_data_the_example_is_of_this_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        api.inspect(out=tmp_path / "sheet.png", method="mls")
+    example = "scenewise inspect PHOTOS --method mls --out sheet.png"
+    assert refused.value.problems == (f"data.source: say which images, for example `{example}`, or a run: --run RUN",)
+
+
 def test_a_runs_network_cannot_be_changed(univip: Path, byol: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     with pytest.raises(UserError, match=r"method: .* is a run of 'byol', not of 'univip'"):

@@ -76,6 +76,13 @@ def test_bad_input_is_told_before_any_work(photos: Path, tmp_path: Path, capsys:
     assert "labels" in said
     assert "no such folder" in refused(capsys, "propose", "nowhere", "--out", out, *FAST)
     assert "does not exist" in refused(capsys, "propose", photos, "--out", tmp_path / "no" / "p.arrow", *FAST)
+    (tmp_path / "file").write_text("mine")
+    for beneath in ("p.arrow", "no/p.arrow"):
+        said = refused(capsys, "propose", photos, "--out", tmp_path / "file" / beneath, *FAST)
+        assert f"--out: '{tmp_path}/file' is a file, not a folder" in said and "does not exist" not in said
+    (tmp_path / "file").unlink()
+    small = refused(capsys, "propose", photos, "--out", out, "--working-size", "1")
+    assert "working_size: 1; allowed: 16 pixels or more, or 0 for full size" in small
     assert "is a folder" in refused(capsys, "propose", photos, "--out", tmp_path, *FAST)
     assert "--keep" in refused(capsys, "propose", photos, "--out", out, "--keep", "0", *FAST)
     assert "has no labelled boxes" in refused(capsys, "propose", photos, "--out", out, "--generator", "labels")

@@ -141,8 +141,11 @@ SECTIONS: Mapping[str, type[Any]] = {
 RESUMABLE = {"engine.device", "engine.workers", "engine.tensorboard"}
 
 
-def build(tree: Mapping[str, Any]) -> RunConfig:
-    """Return the validated configuration of a merged tree; raises UserError with every problem at once."""
+def build(tree: Mapping[str, Any], *, example: str = "`scenewise pretrain PHOTOS --out RUN`") -> RunConfig:
+    """Return the validated configuration of a merged tree; raises UserError with every problem at once.
+
+    example: how images are named, for the error where none are.
+    """
     known = [*SECTIONS, "method", "crops", "seed"]
     problems = [_unknown(str(name), known) for name in tree if name not in known]
     given = tree.get("method")
@@ -171,7 +174,7 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
             problems.append(f"{section}: must be a section of name: value lines")
             continue
         if section == "data" and "source" not in value:
-            problems.append("data.source: say which images, for example `scenewise pretrain PHOTOS --out RUN`")
+            problems.append(f"data.source: say which images, for example {example}")
         parts[section] = _section(section, kind, value, problems)
     seed = tree.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:

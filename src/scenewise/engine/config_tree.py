@@ -47,17 +47,17 @@ def assign(tree: Tree, name: str, value: Any) -> None:
     tree[last] = value
 
 
-def flat_settings(settings: Sequence[str]) -> dict[str, Any]:
+def flat_settings(settings: Sequence[str], *, example: str = "method.k=10") -> dict[str, Any]:
     """Return `--set name=value` arguments by dotted name; values are YAML scalars.
 
-    Raises UserError for all that cannot be read.
+    example: a setting of the command, for errors. Raises UserError for all that cannot be read.
     """
     flat: dict[str, Any] = {}
     problems = []
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name.strip():
-            problems.append(f"--set {setting!r}: write name=value, for example --set method.k=10")
+            problems.append(f"--set {setting!r}: write name=value, for example --set {example}")
             continue
         try:
             flat[name.strip()] = _scalar(text)

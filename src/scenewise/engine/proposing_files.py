@@ -25,6 +25,9 @@ def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise UserError when the proposal file may not be written there."""
     if out.is_dir():
         raise UserError(f"--out: {str(out)!r} is a folder; name a file, for example proposals.arrow")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--out: {str(above)!r} is a file, not a folder; name a file in a folder that exists")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out: the folder {str(out.absolute().parent)!r} does not exist")
     if resume or overwrite:

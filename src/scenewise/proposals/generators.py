@@ -10,7 +10,7 @@ from scenewise.proposals.base import Generator, Proposals
 from scenewise.proposals.bing import Bing
 from scenewise.proposals.grid import Grid
 from scenewise.proposals.random_boxes import RandomBoxes
-from scenewise.proposals.selective_search import MODES, WORKING_SIZE, SelectiveSearch
+from scenewise.proposals.selective_search import MIN_WORKING_SIZE, MODES, WORKING_SIZE, SelectiveSearch
 
 __all__ = ["GENERATORS", "Generator", "Proposals", "make_generator"]
 
@@ -55,4 +55,6 @@ def make_generator(
         return RandomBoxes(like)
     if name == Grid.name:
         return Grid()
+    if working_size and working_size < MIN_WORKING_SIZE:  # here 0 says what None does there
+        raise UserError(f"working_size: {working_size}; allowed: {MIN_WORKING_SIZE} pixels or more, or 0 for full size")
     return SelectiveSearch(mode or MODES[0], WORKING_SIZE if working_size is None else working_size or None)

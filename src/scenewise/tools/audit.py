@@ -6,6 +6,7 @@ brightness, objects, crops, files cut off in the middle - is measured on up to `
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,20 @@ def _check_terms(*, limit: int, size: int, proposals: str | None, judge: str | N
         raise UserError(*problems)
     all_at_once(
         lambda: check_proposals(proposals, field=PROPOSALS),
-        lambda: check_proposals(None if judge == SALIENCY else judge, field=JUDGE),
+        lambda: _check_judge(judge),
     )
+
+
+def _check_judge(judge: str | None) -> None:
+    """Raise UserError for a file that cannot judge; a name that is none may be a judge's, misspelt."""
+    if judge is None or judge == SALIENCY:
+        return
+    try:
+        check_proposals(judge, field=JUDGE)
+    except UserError as error:
+        near = [] if Path(judge).exists() else difflib.get_close_matches(judge, (SALIENCY, LABELS), n=1)
+        hint = f", or did you mean {near[0]!r}?" if near else ""
+        raise UserError(*(problem + hint for problem in error.problems)) from error
 
 
 def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:
@@ -195,7 +208,10 @@ def _method_notes(
     """Say how the figures were measured, and what was left out."""
     drawn, total = len(sample.measured) + len(sample.skipped), len(source)
     every = drawn == total
-    which = f"all {total:,} images" if every else f"{drawn:,} of {total:,} images, drawn by the seed (--limit)"
+    looked_at = f"{len(sample.measured):,}"
+    which = f"{looked_at} of {total:,} images, drawn by the seed (--limit)"
+    if every:
+        which = f"all {looked_at} images" + (" that can be read" if sample.skipped else "")
     notes = [
         f"brightness, near duplicates, objects and crops are those of {which}",
         f"crops are pairs of MoCo v2's views at {setting.size} px, {DRAWS} an image: those of the first {DRAWS} epochs "
