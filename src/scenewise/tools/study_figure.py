@@ -93,6 +93,11 @@ def _differences(panel: Axes, arms: Sequence[Mapping[str, Any]], protocol: str) 
         if len(found["by_seed"]) > 1:
             panel.plot([100 * each for each in found["by_seed"]], [place] * len(found["by_seed"]), "|", color=SEED)
         note = panel.annotate(
-            f"to {arm['control']}", (100 * found["value"], place), (0, 5), textcoords="offset points", fontsize=6
+            f"to {arm['control']}",
+            (100 * found["value"], place),
+            (0, 5),
+            textcoords="offset points",
+            fontsize=6,
+            ha="center",
         )
         note.set_parse_math(False)
