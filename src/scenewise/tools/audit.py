@@ -134,10 +134,8 @@ def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:
 
 def _sample(source: Source, survey: Survey, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
     drawn = draw_sample(len(source), limit, seed=setting.seed)
+    advised, _ = choose_size(survey.short_side)  # whatever size crops are judged at
     with display.bar("timing the reading", None):
-        advised, _ = choose_size(
-            survey.short_side
-        )  # at the size that will be recommended, whatever crops are judged at
         reading = time_reading(source, drawn.tolist(), size=advised, seed=setting.seed)
     with display.bar("looking at the images", len(drawn)) as bar:
         measured, skipped = measure_all(source, np.sort(drawn).tolist(), setting, workers=workers, progress=bar.update)

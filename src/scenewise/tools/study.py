@@ -220,8 +220,9 @@ def _write(
 
 def _write_pages(file: Path, content: Mapping[str, Any]) -> None:
     write_whole(file.with_suffix(".svg"), figure_svg(content))
-    figures = {claim["name"]: file.with_suffix(f".{slug(claim['name'])}.svg") for claim in content["claims"]}
+    pictures = {}
     for claim in content["claims"]:
-        write_whole(figures[claim["name"]], claim_svg(content, claim))
-    pictures = {name: figure.name for name, figure in figures.items()}
+        picture = file.with_suffix(f".{slug(claim['name'])}.svg")
+        write_whole(picture, claim_svg(content, claim))
+        pictures[claim["name"]] = picture.name
     write_whole(file.with_suffix(".md"), table_markdown(content, pictures))
