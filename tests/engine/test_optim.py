@@ -146,6 +146,22 @@ def test_norms_and_biases_are_left_out_of_weight_decay_where_asked() -> None:
     assert one.param_groups[0]["momentum"] == 0.9
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_restored_optimiser_counts_its_steps_where_its_device_wants_them(kind: type[torch.optim.Adam]) -> None:
+    """A fused step on a GPU takes no counts from the processor; the meta device stands for the GPU."""
+    before = nn.Linear(2, 2)
+    saved = kind(before.parameters(), lr=0.1, fused=False)
+    before(torch.ones(1, 2)).sum().backward()
+    saved.step()
+    stepper: Stepper = object.__new__(Stepper)
+    stepper.optimiser = kind(nn.Linear(2, 2, device="meta").parameters(), lr=0.1)
+    stepper.optimiser.param_groups[0]["fused"] = True
+    stepper.restore(saved.state_dict())
+    states = list(stepper.optimiser.state.values())
+    assert {value.device.type for state in states for value in state.values()} == {"meta"}
+    assert len(states) == 2
+
+
 def test_a_restored_optimiser_computes_as_its_own_device_does() -> None:
     module = nn.Linear(2, 2)
     stepper: Stepper = object.__new__(Stepper)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from scenewise.methods import Method, method_class
 from scenewise.parts.batchnorm import group_batchnorm
@@ -53,6 +55,17 @@ def tiny_backbone(norm: str = "group", *, seed: int = 0) -> nn.Module:
             return TinyBackbone(lambda channels: nn.GroupNorm(2, channels))
         backbone = TinyBackbone(nn.BatchNorm2d)
         return group_batchnorm(backbone, 4) if norm == "grouped" else backbone
+
+
+class OneStep(nn.Module):
+    """The step as a forward, for weights and queues handed in."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, progress: Progress) -> Tensor:
+        return self.method.step(batch, progress).loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +134,12 @@ class Laboratory:
         method = self.method(name, **settings)
         self.run(method, range(steps))
         return method
+
+    def step_without_values(self, method: Method, batch: Batch, progress: Progress) -> None:
+        """Take a step on tensors that have a shape and no values: whoever asks for one raises."""
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            state = {f"method.{key}": mode.from_tensor(value) for key, value in method.state_dict().items()}
+            functional_call(OneStep(method), state, (batch._map(mode.from_tensor), progress))
 
     def queues(self, method: Method) -> list[Queue]:
         """Return all dictionaries of a method."""

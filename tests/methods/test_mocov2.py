@@ -197,6 +197,14 @@ def test_with_dual_heads_each_head_learns_from_its_own_rows(lab) -> None:
         assert all(parameter.grad.any() for parameter in speaking.parameters())
 
 
+def test_a_step_with_dual_heads_never_waits_for_the_device(lab) -> None:
+    """How many keys are whose is known on the device alone."""
+    method = lab.method("mocov2", norm="batch", heads="dual", symmetric=True)
+    batch = with_kinds(lab.batch(method, 9), [OBJECT, CONTEXT], [SCENE, OBJECT])
+    method.step(batch, lab.progress(8))
+    lab.step_without_values(method, batch, lab.progress(9))
+
+
 def test_with_dual_heads_keys_go_to_the_queue_of_their_head(lab) -> None:
     method = lab.method("mocov2", heads="dual", dictionary_size=30, symmetric=True)
     batch = with_kinds(lab.batch(method, 0), [OBJECT, CONTEXT], [CONTEXT, CONTEXT, SCENE, OBJECT])

@@ -65,6 +65,21 @@ class QueueAgainstList(RuleBasedStateMachine):
         self.pushed += count
         self.steps += 1
 
+    @rule(chosen=st.lists(st.booleans(), min_size=1, max_size=12))
+    def push_some(self, chosen: list[bool]) -> None:
+        """Of the batch only the chosen rows are pushed."""
+        numbers = list(range(self.pushed, self.pushed + len(chosen)))
+        self.queue.push_some(
+            {name: marked(numbers, width) for name, width in WIDTHS.items()},
+            torch.tensor(chosen),
+            image=torch.tensor(numbers),
+            box=torch.tensor(numbers, dtype=torch.float32)[:, None] + torch.arange(4),
+            step=self.steps,
+        )
+        self.past += [(number, self.steps) for number, wanted in zip(numbers, chosen, strict=True) if wanted]
+        self.pushed += len(chosen)
+        self.steps += 1
+
     @rule()
     def push_exactly_its_size(self) -> None:
         self.push(self.queue.size)

@@ -76,6 +76,16 @@ def test_the_json_is_the_contracts_and_finite(found: Audit) -> None:
     assert any("need proposals" in note for note in content["notes"])
 
 
+def test_the_json_holds_the_histograms_of_the_page(found: Audit) -> None:
+    drawn = found.to_json()["histograms"]
+    assert drawn.keys() == found.spreads().keys()
+    for name, values in found.spreads().items():
+        assert len(drawn[name]["edges"]) == len(drawn[name]["counts"]) + 1
+        assert sum(drawn[name]["counts"]) == len(values)
+    assert drawn["brightness"]["edges"][0] == 0
+    assert drawn["brightness"]["edges"][-1] == 1
+
+
 def test_times_are_those_of_the_recommended_size(found: Audit) -> None:
     content = found.to_json()
     assert content["seconds"]["size"] == content["recommendation"]["size"]

@@ -18,7 +18,7 @@ from scenewise.types import Batch, Record
 from scenewise.views.collate import IMAGENET_MEAN, IMAGENET_STD, collate, normalise
 from scenewise.views.loading import load_batch
 from scenewise.views.on_device import COLUMNS, apply_to_batch
-from scenewise.views.pipeline import largest_sigma, make_views
+from scenewise.views.pipeline import make_views
 from scenewise.views.scene import Scene
 from scenewise.views.slots import Slot
 
@@ -200,7 +200,7 @@ def test_unfinished_views_are_finished_on_the_device() -> None:
     for slot in SLOTS:
         assert torch.equal(cut.boxes[slot], finished.boxes[slot])
         assert cut.photometry[slot].shape == (*cut.views[slot].shape[:2], COLUMNS)
-        views = apply_to_batch(cut.views[slot], cut.photometry[slot], largest_sigma=largest_sigma(SLOTS, slot))
+        views = apply_to_batch(cut.views[slot], cut.photometry[slot])
         assert ((views.int() - finished.views[slot].int()).abs() <= 1).float().mean() >= 0.95
         assert not torch.equal(cut.views[slot], finished.views[slot])
 

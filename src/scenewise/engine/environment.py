@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from scenewise.hardware import cores
 
 PACKAGES = (
     "scenewise",
@@ -32,7 +33,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

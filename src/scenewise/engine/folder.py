@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import torch
 import yaml
 
 from scenewise.backbones import WEIGHTS_FILE
@@ -144,13 +145,23 @@ def same_data(asked: str, recorded: str | None) -> bool:
     return first.canonical() == second.canonical() and same_options
 
 
+def _device(recorded: str) -> str:
+    """Return the device of a run that goes on, where none is asked for: its own, if this machine has it."""
+    if recorded == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "engine.device: the run was made on a GPU, and torch sees none here; "
+            "go on with --device cpu, and not to the same bytes, or on a machine that has one"
+        )
+    return recorded
+
+
 def as_resumed(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
     """Return the checkpoint's configuration with what --resume may change taken from the new one, where it says so."""
     before = recorded(checkpoint)
     asked = config.engine
     engine = dataclasses.replace(
         before.engine,
-        device=before.engine.device if asked.device == "auto" else asked.device,
+        device=_device(before.engine.device) if asked.device == "auto" else asked.device,
         workers=before.engine.workers if asked.workers is None else asked.workers,
         tensorboard=asked.tensorboard,
     )

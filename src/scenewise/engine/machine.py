@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,6 +10,7 @@ import torch
 from scenewise.engine.config import EngineConfig
 from scenewise.engine.processes import local_world
 from scenewise.errors import UserError, unknown_name
+from scenewise.hardware import computes_in_bf16, cores
 
 DEVICES = ("cpu", "cuda", "auto")
 
@@ -26,16 +25,10 @@ def choose_device(asked: str) -> Literal["cpu", "cuda"]:
 
 
 def choose_precision(asked: Literal["auto", "32", "bf16"], device: str) -> Literal["32", "bf16"]:
-    """Return 32 or bf16: bf16 where the device computes in it (CPUs: AVX512-BF16 or AMX)."""
+    """Return 32 or bf16: bf16 where the device computes in it."""
     if asked != "auto":
         return asked
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "32"
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "32"
+    return "bf16" if computes_in_bf16(device) else "32"
 
 
 def choose_photometrics(asked: Literal["auto", "cpu", "device"], device: str) -> Literal["cpu", "device"]:
@@ -46,8 +39,8 @@ def choose_photometrics(asked: Literal["auto", "cpu", "device"], device: str) ->
 
 
 def cores_of_process() -> int:
-    """Return how many of this machine's cores there are for each of the run's processes on it."""
-    return max(1, (os.cpu_count() or 1) // local_world())
+    """Return how many cores there are for each of the run's processes on this machine."""
+    return max(1, cores() // local_world())
 
 
 def decide_engine(config: EngineConfig) -> EngineConfig:

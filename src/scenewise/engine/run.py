@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -51,6 +50,7 @@ from scenewise.engine.proposing_files import partial_file
 from scenewise.engine.signals import Signals
 from scenewise.engine.skipped import check_skipped_at_start
 from scenewise.errors import Interrupted
+from scenewise.hardware import cores, exact_float32
 from scenewise.methods import method_class
 from scenewise.proposals.generators import make_generator
 from scenewise.report.records import read_run
@@ -97,12 +97,14 @@ def pretrain_run(
             config = as_resumed(config, checkpoint)
         check_config(config, fresh=checkpoint is None)
         device = choose_device(config.engine.device)
-        with quiet_libraries(), _computing(config, device):
-            fabric = make_fabric(device, choose_precision(config.engine.precision, device))
+        precision = choose_precision(config.engine.precision, device)
+        with quiet_libraries(), _computing(config, device, precision):
+            fabric = make_fabric(device, precision)
             fabric.launch()
-            run = _carry_out(config, out, fabric, checkpoint, display, reindex=reindex, report=report)
-            leave()
-    return run
+            try:
+                return _carry_out(config, out, fabric, checkpoint, display, reindex=reindex, report=report)
+            finally:
+                leave()
 
 
 def _carry_out(
@@ -166,7 +168,7 @@ def _propose(
         return
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    workers = (os.cpu_count() or 1) if config.engine.workers is None else config.engine.workers
+    workers = cores() if config.engine.workers is None else config.engine.workers
     propose(
         source,
         file,
@@ -240,17 +242,18 @@ def open_with_display(spec: str, display: Display, *, split: str | None = None, 
 
 
 @contextmanager
-def _computing(config: RunConfig, device: str) -> Iterator[None]:
+def _computing(config: RunConfig, device: str, precision: str) -> Iterator[None]:
     """Compute reproducibly, with the configured number of threads; leave torch's global state as it was."""
     threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
     cudnn = torch.backends.cudnn
     deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
+    exact = exact_float32() if precision == "32" else nullcontext()
     use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that, and hang who waits for them
     cudnn.deterministic, cudnn.benchmark = True, False  # law 2: the same bytes on the same device
     if device == "cpu" and config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), exact:
             yield
     finally:
         torch.set_num_threads(threads)

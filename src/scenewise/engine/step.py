@@ -28,7 +28,6 @@ from scenewise.report.health import HealthWindow
 from scenewise.types import Batch, Progress, StepOutput
 from scenewise.views.collate import normalise
 from scenewise.views.on_device import apply_to_batch
-from scenewise.views.pipeline import largest_sigma
 
 
 class Sealed:
@@ -97,12 +96,14 @@ class Stepper:
         self.module, self.fabric_optimiser = module, optimiser
 
     def restore(self, optimiser: dict[str, Any]) -> None:
-        """Take the optimiser's state from a checkpoint, but for how this device computes it."""
-        fused = [group.get("fused") for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(optimiser)
-        for group, own in zip(self.optimiser.param_groups, fused, strict=True):
-            if own is not None:
-                group["fused"] = own
+        """Take the optimiser's state from a checkpoint, but for how this device computes it.
+
+        That goes in first: where torch puts the state's step counts depends on it.
+        """
+        saved = optimiser["param_groups"]
+        own = [{"fused": group["fused"]} if "fused" in group else {} for group in self.optimiser.param_groups]
+        groups = [group | ours for group, ours in zip(saved, own, strict=True)]
+        self.optimiser.load_state_dict({**optimiser, "param_groups": groups})
 
     def take(
         self, next_batch: Callable[[], Batch], progress: Progress, health: HealthWindow, *, last_of_epoch: bool
@@ -161,12 +162,12 @@ class Stepper:
 
     def ready(self, batch: Batch) -> Batch:
         """Move a batch to the device, finish its views there where the loader did not, and normalise their pixels."""
-        moved = batch.to(self.fabric.device, non_blocking=True)
+        moved = replace(batch, photometry={}).to(self.fabric.device, non_blocking=True)
         weights, views = self.plan.backbone.weights, dict(moved.views)
-        for name, numbers in moved.photometry.items():
-            views[name] = apply_to_batch(views[name], numbers, largest_sigma=largest_sigma(self.plan.slots, name))
+        for name, numbers in batch.photometry.items():
+            views[name] = apply_to_batch(views[name], numbers)
         views = {name: normalise(view, mean=weights.mean, std=weights.std) for name, view in views.items()}
-        return replace(moved, views=views, photometry={})
+        return replace(moved, views=views)
 
 
 def _logged(output: StepOutput) -> dict[str, Tensor | float]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scenewise import keys
 from scenewise.backbones import Backbone
 from scenewise.backbones.dilated import dilated, last_two_channels, last_two_maps
+from scenewise.hardware import computes_in_bf16
 from scenewise.sources.base import NOT_JUDGED
 from scenewise.types import Size
 
@@ -94,8 +95,12 @@ class FCN(nn.Module):
     def loss(
         self, images: Float[Tensor, "batch 3 height width"], target: UInt8[Tensor, "batch height width"]
     ) -> Float[Tensor, ""]:
-        """Return the pixels' cross-entropy, plus the auxiliary head's by its weight. On a GPU in bfloat16."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=images.device.type == "cuda"):
+        """Return the pixels' cross-entropy, plus the auxiliary head's by its weight.
+
+        In bfloat16 on a GPU that computes in it.
+        """
+        half = images.device.type == "cuda" and computes_in_bf16("cuda")
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=half):
             before, last = last_two_maps(self.trunk, images)
             logits = self.head(last)
             second = None if self.auxiliary is None else self.auxiliary(before)

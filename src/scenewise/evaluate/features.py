@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from scenewise.backbones import Backbone
 from scenewise.errors import ImageError, UserError
 from scenewise.evaluate.feature_cache import Features, cache_file, content_digest, load, store
+from scenewise.hardware import exact_float32
 from scenewise.sources.base import Progress, Source
 from scenewise.types import IMAGENET_MEAN, IMAGENET_STD, Colour, Skip
 from scenewise.views.collate import normalise
@@ -79,7 +80,8 @@ def extract_features(
         generator=torch.Generator(),  # else the loader draws from torch's global state
     )
     network = _network(backbone, look)
-    found = _run(backbone, network, loader, torch.device(device), len(wanted), progress, mean=mean, std=std)
+    with exact_float32():
+        found = _run(backbone, network, loader, torch.device(device), len(wanted), progress, mean=mean, std=std)
     return found if file is None else store(file, found)
 
 

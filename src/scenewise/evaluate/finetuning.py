@@ -25,6 +25,7 @@ from scenewise.evaluate.features import extract_features
 from scenewise.evaluate.held_out import hold_out, judge
 from scenewise.evaluate.training import DivergedError, Schedule, chance, fit, length, private_copy
 from scenewise.evaluate.training_images import SLOT, Labelled, augmented_batches
+from scenewise.hardware import computes_in_bf16
 from scenewise.types import Batch
 from scenewise.views.collate import normalise
 
@@ -62,7 +63,7 @@ class Recipe:
 class FineTuned(nn.Module):
     """A backbone and a linear layer: (B, 3, size, size) normalised images -> (B, C) logits in float32.
 
-    On a GPU the backbone is trained in bfloat16 and tested, like frozen features, in float32.
+    On a GPU that computes in bfloat16 the backbone is trained in it, and tested, like frozen features, in float32.
     """
 
     def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
@@ -72,7 +73,7 @@ class FineTuned(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """Return the logits."""
-        half = self.training and images.device.type == "cuda"
+        half = self.training and images.device.type == "cuda" and computes_in_bf16("cuda")
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=half):
             features = self.trunk(images)
         logits: Tensor = self.head(features.float())

@@ -171,9 +171,8 @@ class MoCoV2(Method):
             self.queue.push({"projection": all_keys}, image=image, box=box, step=step)
             return
         objects = gather(found)
-        for queue, rows in ((self.object_queue, objects), (self.queue, ~objects)):
-            if rows.any():
-                queue.push({"projection": all_keys[rows]}, image=image[rows], box=box[rows], step=step)
+        for queue, among in ((self.object_queue, objects), (self.queue, ~objects)):
+            queue.push_some({"projection": all_keys}, among, image=image, box=box, step=step)
 
     def _figures(self, step: int) -> dict[str, Tensor]:
         figures = dictionary_figures(self.queue.read(), step)

@@ -134,6 +134,37 @@ class Queue(nn.Module):
         self.pointer = (self.pointer + keep) % self.size
         self.filled = (self.filled + keep).clamp(max=self.size)
 
+    @torch.no_grad()
+    def push_some(
+        self,
+        rows: Mapping[str, Tensor],
+        among: Bool[Tensor, " batch"],
+        *,
+        image: Int[Tensor, " batch"],
+        box: Float[Tensor, "batch 4"],
+        step: int,
+    ) -> None:
+        """Push those rows of a joined batch that are `among`, as `push` would; how many they are is not asked.
+
+        The host would have to wait for the device to know. The others go to a row behind the last, which is dropped.
+        """
+        number = among.cumsum(0)  # of each row among those to be pushed, from 1
+        total = number[-1]
+        keep, first = total.clamp(max=self.size), (total - self.size).clamp(min=0)
+        target = torch.where(among & (number > first), (self.pointer + number - 1 - first) % self.size, self.size)
+
+        def written(buffer: Tensor, values: Tensor) -> Tensor:
+            return torch.cat([buffer, buffer[:1]]).index_copy(0, target, values.to(buffer.dtype))[: self.size]
+
+        for name in self.columns:
+            column = self.get_buffer(f"rows_{name}")
+            fresh = F.normalize(rows[name].detach().to(column.dtype), dim=1)
+            self.register_buffer(f"rows_{name}", written(column, fresh))
+        self.image, self.box = written(self.image, image), written(self.box, box)
+        self.step = written(self.step, torch.full_like(image, step))
+        self.pointer = (self.pointer + keep) % self.size
+        self.filled = (self.filled + keep).clamp(max=self.size)
+
 
 def dictionary_figures(snapshot: Snapshot, step: int) -> dict[str, Tensor]:
     """Return `queue/fill` (share of rows written) and `queue/age_steps` (mean steps since a row was written)."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scenewise.report.histograms import Histogram, histogram, whole_histogram
 from scenewise.tools.audit_advice import Recommendation, shown_bytes
 from scenewise.tools.audit_pairs import PairFigures
 from scenewise.tools.audit_sample import ReadingTime
@@ -15,6 +16,7 @@ from scenewise.types import Skip
 
 QUANTILES = (5, 25, 50, 75, 95)  # percent
 TOLD = 5  # unreadable images and duplicates that the table names
+MANY = 20  # objects an image from which the last bar of their histogram holds the rest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,10 @@ class Audit:
             },
             "crop_fallbacks": {name: found.fallback for name, found in self.pairs.items()},
             "quantiles": {name: _quantiles(values) for name, values in self.spreads().items()},
+            "histograms": {
+                name: {"edges": drawn.edges.tolist(), "counts": drawn.counts.tolist()}
+                for name, drawn in self.histograms().items()
+            },
             "bytes": self.bytes,
             "seconds": {
                 "decode": self.reading.decode,
@@ -119,6 +125,19 @@ class Audit:
             "objects_per_image": self.objects,
             "object_area": self.object_area,
         }
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Return the histograms of the same values, by the same names; none of values that there are none of."""
+        drawn = {
+            "short_side": histogram("Short side (px)", self.short_side),
+            "aspect": histogram("Aspect (width / height)", self.aspect),
+            "brightness": histogram("Brightness (0 black, 1 white)", self.brightness, low=0.0, high=1.0),
+            "objects_per_image": whole_histogram("Objects an image", self.objects, most=MANY),
+        }
+        if len(self.object_area):
+            title = "Area of an object (share of its image)"
+            drawn["object_area"] = histogram(title, self.object_area, low=0.0, high=1.0)
+        return drawn
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the counts as (name, text)."""

@@ -11,7 +11,6 @@ from scenewise.errors import ImageError
 from scenewise.evaluate.intervals import Figure
 from scenewise.report.audit_page import AuditPage, PolicyRow
 from scenewise.report.audit_sheet import CutPhoto, cut_sheet
-from scenewise.report.histograms import Histogram, histogram, whole_histogram
 from scenewise.report.page import Sheet
 from scenewise.sources import Source
 from scenewise.tools.audit_figures import Audit
@@ -23,7 +22,6 @@ from scenewise.views.policies import POLICIES
 
 PHOTOS = 6  # of the sheet
 PROPOSALS = 10  # shown of a photo, the best: those that object-aware cropping draws from
-MANY = 20  # objects an image from which the last bar holds the rest
 
 
 def audit_page(audit: Audit, source: Source, measured: Sequence[Measured], setting: Setting) -> AuditPage:
@@ -50,7 +48,7 @@ def audit_page(audit: Audit, source: Source, measured: Sequence[Measured], setti
             for name, found in audit.pairs.items()
         ],
         objects_from=audit.objects_from,
-        histograms=_histograms(audit),
+        histograms=list(audit.histograms().values()),
         sheets={"What the crops show": sheet},
         twins=[
             *((copy, f"the same bytes as {group[0]}") for group in audit.duplicates for copy in group[1:]),
@@ -90,18 +88,6 @@ def cut_photos(source: Source, measured: Sequence[Measured], setting: Setting) -
             )
         )
     return photos
-
-
-def _histograms(audit: Audit) -> list[Histogram]:
-    drawn = [
-        histogram("Short side (px)", audit.short_side),
-        histogram("Aspect (width / height)", audit.aspect),
-        histogram("Brightness (0 black, 1 white)", audit.brightness, low=0.0, high=1.0),
-        whole_histogram("Objects an image", audit.objects, most=MANY),
-    ]
-    if len(audit.object_area):
-        drawn.append(histogram("Area of an object (share of its image)", audit.object_area, low=0.0, high=1.0))
-    return drawn
 
 
 def _interval(figure: Figure) -> tuple[float, float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,6 +22,7 @@ from scenewise.engine.logs import SKIPPED
 from scenewise.engine.proposed import StoredProposals, open_proposals
 from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError
+from scenewise.hardware import cores
 from scenewise.proposals.store import Store, read_header
 from scenewise.sources import Source, parse_spec
 from scenewise.sources.shards_format import OBJECTS, Manifest, Origin, Unpacked, plain_name
@@ -124,7 +124,7 @@ def pack(
         with closing(journal):
             began, before = time.perf_counter(), journal.images
             images = Images(list(sources.values()), short_side=short_side, quality=quality)
-            processes = (os.cpu_count() or 1) if workers is None else workers
+            processes = cores() if workers is None else workers
             write_shards(
                 out, journal, images, names=names, shard_images=shard_images, workers=processes, display=display
             )

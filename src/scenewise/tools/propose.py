@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from scenewise.engine import proposing
@@ -12,6 +11,7 @@ from scenewise.engine.proposing import Made
 from scenewise.engine.proposing_files import check_out
 from scenewise.engine.run import AUTO_GENERATOR, open_with_display
 from scenewise.errors import UserError, unknown_name
+from scenewise.hardware import cores
 from scenewise.proposals.base import Generator
 from scenewise.proposals.generators import GENERATORS, make_generator
 from scenewise.proposals.kept import LIMIT
@@ -62,7 +62,7 @@ def propose(
         made_by,
         limit=keep,
         seed=seed,
-        workers=(os.cpu_count() or 1) if workers is None else workers,
+        workers=cores() if workers is None else workers,
         resume=resume,
         overwrite=overwrite,
         display=display,

@@ -7,21 +7,21 @@ CPU's are: 99 % of the values of real photos are equal or one level apart (tests
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from scenewise.views.photometric import JITTER, LUMA, SIGMAS, Photometry
+from scenewise.views.photometric import JITTER, LUMA, Photometry, gaussian_kernel
 
 COLUMNS = 12  # flip, grey, sigma, solarise, then four operations and their four factors
 _NO_SOLARISE = 256.0
 _NONE = -1.0  # no operation
 
 Views = Float32[Tensor, "n 3 height width"]
-PerView = Float32[Tensor, " n"]
+PerView = Float32[Tensor, "n 1 1 1"]
 
 
 def as_numbers(photometry: Photometry) -> Float32[np.ndarray, "12"]:
@@ -35,36 +35,52 @@ def as_numbers(photometry: Photometry) -> Float32[np.ndarray, "12"]:
 
 
 def apply_to_batch(
-    views: UInt8[Tensor, "views batch 3 height width"],
-    numbers: Float32[Tensor, "views batch 12"],
-    *,
-    largest_sigma: float,
+    views: UInt8[Tensor, "views batch 3 height width"], numbers: Float32[Tensor, "views batch 12"]
 ) -> UInt8[Tensor, "views batch 3 height width"]:
     """Return the views flipped, jittered, greyed, blurred and solarised as their numbers (`as_numbers`) say.
 
-    largest_sigma: of the blur in these views' pixels, an upper bound that sets how many neighbours are read; 0: no
-    view is blurred. Keeps the memory layout. Nothing here waits for the device. View after view, as the values take
-    four times the memory while they are worked on.
+    views are on the device, numbers on the host: there it is known which views an operation is for, so that each is
+    computed for those alone, and nothing has to wait for the device. Keeps the memory layout. View after view, as the
+    values take four times the memory while they are worked on.
     """
-    return torch.stack([_apply(*each, largest_sigma=largest_sigma) for each in zip(views, numbers, strict=True)])
+    return torch.stack([_apply(*each) for each in zip(views, numbers.numpy(), strict=True)])
 
 
 def _apply(
-    views: UInt8[Tensor, "n 3 height width"], numbers: Float32[Tensor, "n 12"], *, largest_sigma: float
+    views: UInt8[Tensor, "n 3 height width"], numbers: Float32[np.ndarray, "n 12"]
 ) -> UInt8[Tensor, "n 3 height width"]:
-    flat = views.float()
-    flip, grey, sigma, solarise = (column.view(-1, 1, 1, 1) for column in numbers[:, :4].unbind(1))
-    operations, factors = numbers[:, 4:8], numbers[:, 8:]
-    flat = torch.where(flip > 0, flat.flip(-1), flat)
-    for place in range(len(JITTER)):
-        flat = _jitter(flat, operations[:, place], factors[:, place])
-    flat = torch.where(grey > 0, _levels(_luma(flat)), flat)
-    if largest_sigma > 0:
-        flat = torch.where(sigma > 0, _levels(_blur(flat, sigma.flatten(), math.ceil(SIGMAS * largest_sigma))), flat)
-    flat = torch.where(flat >= solarise, 255.0 - flat, flat)
+    flat, device = views.float(), views.device
+    for name, rows, values in _plan(numbers):
+        places, by = (torch.from_numpy(each).to(device, non_blocking=True) for each in (rows, values))
+        flat.index_copy_(0, places, _OPERATIONS[name](flat.index_select(0, places), by))
     channels_last = views.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return flat.to(torch.uint8).contiguous(memory_format=layout)
+
+
+def _plan(numbers: Float32[np.ndarray, "n 12"]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return what is to be done, in order: the operation, the rows (int64) that it is for, what each of them gets."""
+    flip, grey, sigma, solarise = numbers[:, :4].T
+    kinds, factors = numbers[:, 4:8], numbers[:, 8:]
+    wanted = [("flip", flip > 0, flip)]
+    wanted += [
+        (name, kinds[:, place] == number, factors[:, place])
+        for place in range(len(JITTER))
+        for number, name in enumerate(JITTER)
+    ]
+    wanted += [("grey", grey > 0, grey), ("blur", sigma > 0, sigma), ("solarise", solarise < _NO_SOLARISE, solarise)]
+    return [
+        (name, np.flatnonzero(where), _kernels(values[where]) if name == "blur" else values[where].reshape(-1, 1, 1, 1))
+        for name, where, values in wanted
+        if where.any()
+    ]
+
+
+def _kernels(sigmas: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "n taps"]:
+    """Return the weights that the CPU blurs with, (n, taps): those of each view, zeros around the shorter ones."""
+    kernels = [gaussian_kernel(sigma).ravel() for sigma in sigmas.tolist()]
+    longest = max(map(len, kernels))
+    return np.stack([np.pad(kernel, (longest - len(kernel)) // 2) for kernel in kernels])
 
 
 def _levels(values: Float32[Tensor, "n channels height width"]) -> Float32[Tensor, "n channels height width"]:
@@ -72,28 +88,42 @@ def _levels(values: Float32[Tensor, "n channels height width"]) -> Float32[Tenso
     return values.round().clamp(0.0, 255.0)
 
 
-def _luma(views: Views) -> Float32[Tensor, "n 1 height width"]:
+def _luma(views: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 1 height width"]:
     red, green, blue = LUMA  # plain numbers: a tensor made of them would have to be copied to the device
     return red * views[:, :1] + green * views[:, 1:2] + blue * views[:, 2:]
 
 
-def _jitter(views: Views, operation: PerView, factor: PerView) -> Views:
-    """Return each view after its own operation with its own factor; one without an operation as it is."""
-    chosen, by = operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-    grey = _luma(views)
-    mean = (grey.mean(dim=(2, 3), keepdim=True) + 0.5).floor()
-    results = {
-        "brightness": by * views,
-        "contrast": by * views + (1.0 - by) * mean,
-        "saturation": by * views + (1.0 - by) * grey,
-        "hue": _turn(views, by),
-    }
-    for number, name in enumerate(JITTER):
-        views = torch.where(chosen == number, _levels(results[name]), views)
-    return views
+def _flip(views: Views, _: PerView) -> Views:
+    return views.flip(-1)
 
 
-def _turn(views: Views, shift: Float32[Tensor, "n 1 1 1"]) -> Views:
+def _brighten(views: Views, by: PerView) -> Views:
+    return _levels(by * views)
+
+
+def _contrast(views: Views, by: PerView) -> Views:
+    # whole numbers are summed, so that the mean is the same to the bit however many views there are
+    means = views.sum(dim=(2, 3), keepdim=True, dtype=torch.float64) / views[0, 0].numel()
+    return _levels(by * views + (1.0 - by) * (_luma(means) + 0.5).floor().float())
+
+
+def _saturate(views: Views, by: PerView) -> Views:
+    return _levels(by * views + (1.0 - by) * _luma(views))
+
+
+def _hue(views: Views, by: PerView) -> Views:
+    return _levels(_turn(views, by))
+
+
+def _grey(views: Views, _: PerView) -> Views:
+    return _levels(_luma(views)).expand_as(views)
+
+
+def _solarise(views: Views, threshold: PerView) -> Views:
+    return torch.where(views >= threshold, 255.0 - views, views)
+
+
+def _turn(views: Views, shift: PerView) -> Views:
     """Turn the hue by `shift` turns, in the 8-bit HSV of OpenCV: 256 steps a turn to it, 255 back from it."""
     value, least = views.amax(dim=1, keepdim=True), views.amin(dim=1, keepdim=True)
     spread = value - least
@@ -113,20 +143,17 @@ def _turn(views: Views, shift: Float32[Tensor, "n 1 1 1"]) -> Views:
     return value * (1.0 - saturation * torch.minimum(place, 4.0 - place).clamp(0.0, 1.0))
 
 
-def _blur(views: Views, sigma: PerView, radius: int) -> Views:
-    """Blur each view with its own Gaussian, cut off as the CPU's is, the border mirrored; sigma 0 leaves a view."""
-    offsets = torch.arange(-radius, radius + 1, device=views.device, dtype=views.dtype)
-    width = sigma.clamp(min=1e-3)[:, None]
-    weights = torch.exp(-0.5 * (offsets / width) ** 2) * (offsets.abs() <= (SIGMAS * width).ceil())
-    weights = weights / weights.sum(dim=1, keepdim=True)
+def _blur(views: Views, weights: Float32[Tensor, "n taps"]) -> Views:
+    """Blur each view with its own weights along both sides, the border mirrored."""
+    taps = weights.shape[1]
     for dim in (2, 3):
         length = views.shape[dim]
-        padded = views.index_select(dim, _mirrored(length, radius, views.device))
+        padded = views.index_select(dim, _mirrored(length, taps // 2, views.device))
         blurred = torch.zeros_like(views)
-        for tap in range(2 * radius + 1):
+        for tap in range(taps):
             blurred = torch.addcmul(blurred, weights[:, tap].view(-1, 1, 1, 1), padded.narrow(dim, tap, length))
         views = blurred
-    return views
+    return _levels(views)
 
 
 def _mirrored(length: int, radius: int, device: torch.device) -> Int64[Tensor, " padded"]:
@@ -134,3 +161,15 @@ def _mirrored(length: int, radius: int, device: torch.device) -> Int64[Tensor, "
     period = max(1, 2 * (length - 1))
     places = torch.arange(-radius, length + radius, device=device).remainder(period)
     return torch.minimum(places, period - places)
+
+
+_OPERATIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "flip": _flip,
+    "brightness": _brighten,
+    "contrast": _contrast,
+    "saturation": _saturate,
+    "hue": _hue,
+    "grey": _grey,
+    "blur": _blur,
+    "solarise": _solarise,
+}

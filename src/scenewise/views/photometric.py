@@ -141,9 +141,14 @@ def hue(view: UInt8[np.ndarray, "H W 3"], shift: float) -> UInt8[np.ndarray, "H 
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 
+def gaussian_kernel(sigma: float) -> Float[np.ndarray, "taps 1"]:
+    """Return the float32 weights of the blur by `sigma` pixels (> 0); they add up to 1."""
+    return np.asarray(cv2.getGaussianKernel(2 * math.ceil(SIGMAS * sigma) + 1, sigma, cv2.CV_32F))
+
+
 def gaussian_blur(view: UInt8[np.ndarray, "H W *channels"], sigma: float) -> UInt8[np.ndarray, "H W *channels"]:
     """Blur each channel with a Gaussian of `sigma` pixels (> 0), the border mirrored."""
-    kernel = cv2.getGaussianKernel(2 * math.ceil(SIGMAS * sigma) + 1, sigma, cv2.CV_32F)
+    kernel = gaussian_kernel(sigma)
     # half the time of cv2.GaussianBlur, which is exact to the last bit in fixed point
     return np.asarray(cv2.sepFilter2D(view, -1, kernel, kernel))
 

@@ -77,14 +77,6 @@ def draw_views(slots: Mapping[str, Slot], *, seed: int, epoch: int, index: int) 
     }
 
 
-def largest_sigma(slots: Mapping[str, Slot], name: str) -> float:
-    """Return the largest sigma of the blur that a view of the slot can get, in its pixels; 0 where none is blurred."""
-    wanted = augmentation(slots[name].augmentation)
-    if wanted.blur == 0:
-        return 0.0
-    return wanted.blur_sigma[1] * (full_size(slots) if wanted.blur_scales else 1.0)
-
-
 def test_view(
     record: Record, *, size: int, interpolation: str = "bilinear", ratio: float = TEST_RATIO, square: bool = False
 ) -> UInt8[np.ndarray, "size size 3"]:
