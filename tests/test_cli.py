@@ -158,7 +158,7 @@ BAD = {
     "batch larger than the data": (["{photos}", "--batch-size", "32"], "larger than the data set of 16"),
     "dictionary not larger than a batch": (
         ["{photos}", "--set", "method.dictionary_size=8"],
-        "larger than the batch size 8",
+        "larger than the 8 keys that a step writes",
     ),
     "size that no patch divides": (["{photos}", "--backbone", "test_vit", "--size", "40"], "nearest valid: 32 and 48"),
     "unknown recipe": (["{photos}", "--recipe", "mls-coco-40"], "Did you mean 'mls-coco-400'?"),

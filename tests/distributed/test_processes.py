@@ -16,6 +16,7 @@ from scenewise.methods import method_names
 
 WORKER = Path(__file__).parent / "worker.py"
 TRAINED = [f"{name} {norm}" for name in method_names() for norm in ("group", "batch")]
+TRAINED += [f"{name} varied" for name in ("mocov2", "msf", "s2r2")]
 
 # float32 sums in another order: a few units in the last place, grown over four steps
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -20,7 +20,7 @@ from scenewise.parts.batchnorm import group_batchnorm
 from scenewise.parts.heads import Encoder
 from scenewise.parts.momentum import encode_shuffled
 from scenewise.parts.synchronised import synchronise_batchnorm
-from scenewise.types import Batch, Progress
+from scenewise.types import Batch, Progress, View
 from scenewise.views.slots import scale_slots
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests run this file by its path
@@ -119,10 +119,21 @@ def local_batch(slots: Any, number: int) -> Batch:
             [distributed.local_slice(box) for box in random(slot.count, JOINED, 4, seed=10_000 * number + place)]
         )
     index = distributed.local_slice(torch.arange(number * JOINED, (number + 1) * JOINED))
-    return Batch(index=index, views=views, boxes=boxes)
+    kinds = {}
+    for name, box in boxes.items():
+        shown = random(len(box), JOINED, seed=number) > 0  # in half of the views an object
+        kinds[name] = torch.stack([distributed.local_slice(row) for row in shown]).to(torch.int8) * View.OBJECT.value
+    return Batch(index=index, views=views, boxes=boxes, kinds=kinds)
 
 
-def train(name: str, norm: str) -> dict[str, Any]:
+VARIANTS: dict[str, dict[str, Any]] = {  # choices whose steps join more, or other things, than the defaults'
+    "mocov2": {"heads": "dual", "symmetric": True, "mask_own_image": True},
+    "msf": {"search": "before", "symmetric": True, "mask_own_image": True},
+    "s2r2": {"query_views": 2, "relaxation": "hist"},
+}
+
+
+def train(name: str, norm: str, **choices: Any) -> dict[str, Any]:
     """Take some optimiser steps with averaged gradients; return losses, figures, gradients and the whole state.
 
     norm: "group" for a backbone without batch statistics, "batch" for those that the method declares (law 4).
@@ -130,7 +141,7 @@ def train(name: str, norm: str) -> dict[str, Any]:
     kind = method_class(name)
     waits = {field.name: 0.0 for field in dataclasses.fields(kind.Config) if field.name.endswith("_epochs")}
     narrow = {field.name: 16 for field in dataclasses.fields(kind.Config) if field.name == "hidden"}
-    config, _ = kind.resolve(kind.Config(**waits, **narrow), images=700, batch_size=JOINED)
+    config, _ = kind.resolve(kind.Config(**waits, **narrow, **choices), images=700, batch_size=JOINED)
     backbone = tiny("grouped" if (norm, kind.batch_statistics) == ("batch", "groups") else norm)
     torch.manual_seed(1)
     method = kind(config, backbone, 12, seed=0)
@@ -217,6 +228,7 @@ def everything() -> dict[str, Any]:
         "statistics apart": batch_statistics("even", synchronised=False, layout=torch.contiguous_format),
         **{f"shuffled {norm}": shuffled(norm) for norm in ("group", "grouped")},
         **{f"{name} {norm}": train(name, norm) for name in method_names() for norm in ("group", "batch")},
+        **{f"{name} varied": train(name, "group", **choices) for name, choices in VARIANTS.items()},
     }
 
 

@@ -189,7 +189,10 @@ def test_the_death_of_a_loader_process_is_told_and_other_faults_stay_faults() ->
     [
         ({"engine": {"batch_size": 64}}, "engine.batch_size: 64 is larger than the data set of 40"),
         ({"engine": {"accumulate": 3}}, "engine.batch_size: 8 cannot be divided by 1 processes x 3"),
-        ({"method": {"dictionary_size": 8}}, "method.dictionary_size: 8 must be larger than the batch size 8"),
+        (
+            {"method": {"dictionary_size": 8}},
+            "method.dictionary_size: 8 must be larger than the 8 keys that a step writes",
+        ),
         ({"method": {"dictionary_size": 16, "k": 17}}, "method.k: 17"),
         ({"backbone": {"batchnorm_group": 3}}, "backbone.batchnorm_group: 3 does not divide the 8 images"),
         ({"backbone": {"name": "resnet51"}}, "Did you mean"),

@@ -110,8 +110,16 @@ def test_other_colours_are_subtracted_where_asked_and_kept_in_the_weights(
         ("s2r2", {"views": 1}, r"method\.views: 1 is too few"),
         ("s2r2", {"query_views": 5}, r"method\.query_views: 5 must be at most the 4 views"),
         ("swav", {"prototypes": 1}, r"method\.prototypes: 1 must be at least 2"),
-        ("swav", {"dictionary_size": 8}, r"method\.dictionary_size: 8 must be larger than the batch size 8, or 0"),
-        ("msvq", {"dictionary_size": 4}, r"method\.dictionary_size: 4 must be larger than the batch size 8"),
+        (
+            "swav",
+            {"dictionary_size": 8},
+            r"method\.dictionary_size: 8 must be larger than the 8 keys that a step writes, or 0",
+        ),
+        (
+            "msvq",
+            {"dictionary_size": 4},
+            r"method\.dictionary_size: 4 must be larger than the 8 keys that a step writes",
+        ),
         ("msf", {"k": 100}, r"method\.k: 100 must be at most the bank's 16 rows"),
         ("densecl", {"weight": 2.0}, r"method\.weight: 2\.0 must be 0 to 1"),
         ("ressl", {"weak": "wek"}, r"method\.weak: unknown name 'wek'. Did you mean 'weak'"),

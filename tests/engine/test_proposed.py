@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import pickle
@@ -22,16 +23,23 @@ from PIL import Image
 
 from scenewise.engine import processes
 from scenewise.engine import run as run_module
-from scenewise.engine.config import to_yaml
+from scenewise.engine.config import build, to_yaml
 from scenewise.engine.display import Quiet
 from scenewise.engine.folder import OWN_FILES, PROPOSALS
 from scenewise.engine.loop import Loop
 from scenewise.engine.plan import unused_objects
 from scenewise.engine.processes import gather_objects, while_others_wait
-from scenewise.engine.proposed import LABELLED, StoredProposals, check_proposals, open_proposals, open_proposed
+from scenewise.engine.proposed import (
+    LABELLED,
+    LabelledBoxes,
+    StoredProposals,
+    check_proposals,
+    open_proposals,
+    open_proposed,
+)
 from scenewise.engine.proposing import propose
 from scenewise.engine.proposing_files import partial_file, skipped_file
-from scenewise.engine.run import Run
+from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import Interrupted, UserError
 from scenewise.methods import method_class
 from scenewise.proposals.base import Generator, Proposals
@@ -413,3 +421,36 @@ def test_what_is_asked_for_and_comes_to_nothing_is_told() -> None:
     assert "learns nothing" in unused_objects(Overlap(), "a.arrow", two, dual)[0]
     assert unused_objects(Overlap(instances=4), "a.arrow", objects, shared) == []
     assert "crops.instances has no effect" in unused_objects(Overlap(instances=2), "a.arrow", objects, shared)[0]
+
+
+def test_images_whose_crops_fall_back_are_counted_in_the_metrics_and_told(pool: Path, tmp_path: Path) -> None:
+    """One of 40 photos has no box: it is in some step of each epoch, and there the share is 1 in 8."""
+    file = make(open_source(str(pool)), tmp_path / "p.arrow")
+    tree = {
+        "data": {"source": str(pool), "size": 32, "proposals": str(file)},
+        "method": {"name": "simclr"},
+        "backbone": {"name": "test_resnet"},
+        "crops": {"name": "object", "min_side": 0.0, "max_aspect": 100.0},
+        "engine": {"epochs": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "precision": "32"},
+    }
+    run = pretrain_run(build(tree), tmp_path / "run")
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [sum(8 * line["crops/fallback"] for line in lines if line["epoch"] == epoch) for epoch in (1, 2)] == [1, 1]
+
+    told: list[str] = []
+
+    class Listening(Quiet):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    tree["crops"] = {"name": "object", "min_side": 10_000.0}  # no box is so large
+    pretrain_run(build(tree), tmp_path / "other", display=Listening())
+    found = [text for text in told if "cannot be cut of many images" in text]
+    assert len(found) == 1
+    assert found[0].startswith("epoch 1: ")
+
+
+def test_labelled_boxes_are_measured_as_a_file_of_them_is(tmp_path: Path) -> None:
+    source = open_source("synthetic:30")
+    header = propose(source, tmp_path / "labels.arrow", None, display=Quiet()).header
+    assert LabelledBoxes(source).mean_area == pytest.approx(header.mean_area, rel=1e-12)

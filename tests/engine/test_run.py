@@ -22,14 +22,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from scenewise.backbones import create_backbone, load_backbone
+from scenewise.engine import loop
 from scenewise.engine import run as engine_run
-from scenewise.engine.checkpoints import load_checkpoint
+from scenewise.engine.checkpoints import Checkpoint, load_checkpoint
 from scenewise.engine.config import build
 from scenewise.engine.config_tree import read_yaml
 from scenewise.engine.display import Bar, Quiet
 from scenewise.engine.loop import Loop
+from scenewise.engine.plan import make_plan
+from scenewise.engine.processes import make_fabric
 from scenewise.engine.run import Run, pretrain_run
+from scenewise.engine.step import Stepper
 from scenewise.errors import Interrupted, UserError
+from scenewise.report.health import HealthWindow
+from scenewise.sources import open_source
+from scenewise.types import Batch, Progress
 
 Train = Callable[..., Run]
 TIMING = ("images_per_second", "data_wait", "loading/")  # what figures of the clock begin with
@@ -128,7 +135,7 @@ def test_the_folder_tells_the_run(reference: Run) -> None:
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["method"]["dictionary_size"] == 16
     assert settings["optimiser"]["name"] == "sgd"
-    assert settings["backbone"]["batchnorm_group"] == 8
+    assert settings["backbone"]["batchnorm_group"] == 4
     assert "out" not in settings
     environment = json.loads((folder / "environment.json").read_text())
     assert {"versions", "commit", "machine", "command", "notes"} <= environment.keys()
@@ -383,6 +390,33 @@ def test_accumulated_parts_are_one_step(train: Train, reference: Run, tmp_path: 
     assert_same(run, train(tmp_path / "again", engine={"accumulate": 2, "workers": 2}, backbone={"batchnorm_group": 4}))
 
 
+def test_a_step_of_two_equal_parts_is_the_step_of_one() -> None:
+    """The gradient of a step is the mean over its parts, not their sum."""
+
+    def moved(accumulate: int) -> list[torch.Tensor]:
+        tree = {
+            "data": {"source": "synthetic:64", "size": 32},
+            "method": {"name": "simclr"},
+            "backbone": {"name": "resnet18", "norm": "group"},
+            "optimiser": {"name": "sgd", "lr": 0.1, "scaling": "none", "momentum": 0.0, "warmup_epochs": 0.0},
+            "engine": {"batch_size": 8 * accumulate, "accumulate": accumulate, "device": "cpu", "precision": "32"},
+        }
+        plan = make_plan(build(tree), open_source("synthetic:64"))
+        stepper = Stepper(plan, make_fabric("cpu", "32"))
+        generator = torch.Generator().manual_seed(0)
+        views = torch.randint(256, (2, 1, 8, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        batch = Batch(
+            index=torch.arange(8),
+            views=dict(zip(plan.slots, views, strict=True)),
+            boxes={name: torch.zeros(1, 8, 4) for name in plan.slots},
+        )
+        stepper.take(lambda: batch, Progress(0, 10, 10, 0), HealthWindow(), last_of_epoch=False)
+        return [parameter.detach() for parameter in plan.backbone.parameters()]
+
+    for one, two in zip(moved(1), moved(2), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
+
+
 def test_the_probe_watches_and_keeps_the_best(train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", probe={"data": "synthetic:60", "limit": 30})
     watched = [line["probe/knn_mAP"] for line in lines(run.folder) if "probe/knn_mAP" in line]
@@ -428,3 +462,22 @@ def test_skipped_images_are_in_the_table(train: Train, photos: Path, tmp_path: P
     assert [row["path"] for row in rows] == ["02.jpg"]
     assert rows[0]["reason"]
     assert_same(run, train(tmp_path / "workers", data=source, engine={"workers": 2}))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, [1, 2, 3]), (1e9, [1, 3])])
+def test_saving_takes_a_small_part_of_the_time(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, expected: list[int]
+) -> None:
+    """The first and the last epoch's end is always saved, those between once as much time has passed again."""
+    saved = []
+    keep = loop.save_checkpoint
+
+    def noted(folder: Path, name: str, checkpoint: Checkpoint) -> Path:
+        saved.append(checkpoint.step)
+        return keep(folder, name, checkpoint)
+
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    monkeypatch.setattr(loop, "SAVING", share)
+    run = train(tmp_path / "run", engine={"epochs": 3})
+    per_epoch = len(lines(run.folder)) // 3
+    assert saved == [epoch * per_epoch for epoch in expected]

@@ -393,5 +393,7 @@ def test_a_dictionary_that_cannot_work_is_refused_with_its_name(lab, name: str) 
     kind = method_class(name)
     if "dictionary_size" not in {field.name for field in dataclasses.fields(kind.Config)}:
         pytest.skip("keeps no dictionary")
-    with pytest.raises(UserError, match=r"method\.dictionary_size: 8 must be larger than the batch size 8"):
+    with pytest.raises(
+        UserError, match=r"method\.dictionary_size: 8 must be larger than the 8 keys that a step writes"
+    ):
         kind.resolve(kind.Config(dictionary_size=8), images=300, batch_size=8)

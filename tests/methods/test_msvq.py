@@ -328,7 +328,7 @@ def test_the_defaults_are_the_authors_for_a_hundred_thousand_images() -> None:
     assert (config.variant, config.momentum, config.second_momentum) == ("msvq", 0.996, 0.99)
     assert (config.temperature, config.teacher_temperature) == (0.1, 0.04)
     assert (config.hidden, config.width, config.dictionary_size) == (2048, 128, 16_384)
-    with pytest.raises(UserError, match=r"method\.dictionary_size: 100 must be larger than the batch size 256"):
+    with pytest.raises(UserError, match=r"method\.dictionary_size: 100 must be larger than the 256 keys"):
         MSVQ.resolve(MSVQ.Config(dictionary_size=100), images=200_000, batch_size=256)
     _, notes = MSVQ.resolve(MSVQ.Config(teacher_temperature=0.1), images=200_000, batch_size=256)
     assert any("may collapse" in note for note in notes)

@@ -75,9 +75,8 @@ def without_batchnorm(method: Method) -> Method:
 def test_the_loss_is_the_definition(lab, small_crops: int, filled: int) -> None:
     method = without_batchnorm(lab.method("swav", small_crops=small_crops, prototypes=7, dictionary_size=24))
     lab.run(method, range(filled))
-    snapshot, batch = method.queue.read(), lab.batch(method, 9)
-    full = filled >= 3
-    past = [snapshot.rows[f"crop{n}"].double().numpy()[: 24 * full] for n in range(2)]
+    batch, full = lab.batch(method, 9), filled >= 3
+    past = [queue.read().rows["projection"].double().numpy()[: 24 * full] for queue in method.queues]
     prototypes = method.prototypes.weight.detach().double().numpy()
     loss = method.step(batch, lab.progress(filled)).loss
     assert loss.item() == pytest.approx(slow_loss(embedded(method, batch), past, prototypes, method.config), rel=1e-4)
@@ -121,13 +120,13 @@ def test_each_large_crop_has_a_queue_of_its_own_unit_embeddings(lab) -> None:
     expected = [embedded(method, batch) for batch in batches]
     for number, batch in enumerate(batches):
         method.step(batch, lab.progress(number))
-    snapshot = method.queue.read()  # 24 rows into 20: the oldest four are gone
     order = torch.cat([torch.arange(4, 20), torch.arange(0, 4)])
     for crop in range(2):
+        snapshot = method.queues[crop].read()  # 24 rows into 20: the oldest four are gone
         rows = np.concatenate([crops[crop] for crops in expected])[4:]
-        np.testing.assert_allclose(snapshot.rows[f"crop{crop}"][order].numpy(), rows, rtol=1e-4, atol=1e-6)
-    assert torch.equal(snapshot.image[order], torch.cat([batch.index for batch in batches])[4:])
-    assert torch.equal(snapshot.box[order], torch.cat([batch.boxes["large"][0] for batch in batches])[4:])
+        np.testing.assert_allclose(snapshot.rows["projection"][order].numpy(), rows, rtol=1e-4, atol=1e-6)
+        assert torch.equal(snapshot.image[order], torch.cat([batch.index for batch in batches])[4:])
+        assert torch.equal(snapshot.box[order], torch.cat([batch.boxes["large"][crop] for batch in batches])[4:])
 
 
 def options(name: str) -> OptimiserConfig:

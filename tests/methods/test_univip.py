@@ -479,7 +479,6 @@ def test_on_scenes_of_four_tiles_every_term_falls_and_the_objects_are_told_apart
         {name: float(np.mean([float(record[name].detach()) for record in part])) for name in history[0]}
         for part in (history[:5], history[-5:])
     )
-    print(start, end, "PP")
     for name in ("scene", "scene_instance", "instance"):
         assert end[name] < start[name] - 0.1, name
     assert end["spread"] > 0.3

@@ -264,14 +264,14 @@ def test_the_figures_are_fill_and_mean_age() -> None:
 @given(
     paper=st.integers(1, 70_000),
     images=st.integers(1, 2_000_000),
-    batch_size=st.integers(1, 2048),
+    written=st.integers(1, 2048),
     asked=st.none() | st.integers(1, 100_000),
 )
 def test_the_length_is_the_papers_or_a_tenth_of_the_data_and_every_departure_is_said(
-    paper: int, images: int, batch_size: int, asked: int | None
+    paper: int, images: int, written: int, asked: int | None
 ) -> None:
-    assume(paper > batch_size and (asked is None or asked > batch_size))
-    size, notes = resolve_dictionary_size(asked, paper=paper, images=images, batch_size=batch_size)
+    assume(paper > written and (asked is None or asked > written))
+    size, notes = resolve_dictionary_size(asked, paper=paper, images=images, written=written)
     text = " ".join(notes)
     assert ("longer than the data" in text) == (size > images)
     if asked is not None:
@@ -281,20 +281,32 @@ def test_the_length_is_the_papers_or_a_tenth_of_the_data_and_every_departure_is_
     assert size <= paper
     assert (f"instead of the paper's {paper}" in text) == (size != paper)
     if size < paper:
-        assert size >= 2 * batch_size
-        assert size <= images / 10 or size == 2 * batch_size
-    assert resolve_dictionary_size(size, paper=paper, images=images, batch_size=batch_size)[0] == size
+        assert size >= 2 * written
+        assert size <= images / 10 or size == 2 * written
+    assert resolve_dictionary_size(size, paper=paper, images=images, written=written)[0] == size
     assert all("method.dictionary_size" in note for note in notes)
 
 
-@pytest.mark.parametrize("asked", [None, 8, 1, 0, -1])
-def test_a_dictionary_no_longer_than_a_batch_is_refused(asked: int | None) -> None:
-    given = 4 if asked is None else asked  # the paper's
-    message = rf"^method\.dictionary_size: {given} must be larger than the batch size 8"
+@pytest.mark.parametrize("asked", [8, 1, 0, -1])
+def test_a_dictionary_no_longer_than_what_a_step_writes_is_refused(asked: int) -> None:
+    message = rf"^method\.dictionary_size: {asked} must be larger than the 8 keys that a step writes"
     with pytest.raises(UserError, match=f"{message}$"):
-        resolve_dictionary_size(asked, paper=4, images=100, batch_size=8)
+        resolve_dictionary_size(asked, paper=64, images=100, written=8)
     if asked == 0:
-        assert resolve_dictionary_size(0, paper=4, images=100, batch_size=8, may_be_none=True) == (0, [])
+        assert resolve_dictionary_size(0, paper=64, images=100, written=8, may_be_none=True) == (0, [])
     else:
         with pytest.raises(UserError, match=f"{message}, or 0$"):
-            resolve_dictionary_size(asked, paper=4, images=100, batch_size=8, may_be_none=True)
+            resolve_dictionary_size(asked, paper=64, images=100, written=8, may_be_none=True)
+
+
+@pytest.mark.parametrize("paper", [8, 3])
+def test_a_batch_as_long_as_the_papers_dictionary_needs_another_one_and_it_is_said(paper: int) -> None:
+    """What nobody asked for is no reason to refuse a run."""
+    size, notes = resolve_dictionary_size(None, paper=paper, images=10**6, written=8)
+    assert size == 16
+    assert notes == [
+        f"method.dictionary_size is 16: the paper's {paper} rows are no more than the 8 keys that a step writes"
+    ]
+    size, notes = resolve_dictionary_size(None, paper=paper, images=10**6, written=8, may_be_none=True)
+    assert size == 0
+    assert notes[0].startswith("there is no queue: ")

@@ -106,7 +106,7 @@ def test_a_recipe_leaves_nothing_open_and_nothing_to_warn_of(name: str) -> None:
     check_options(backbone.name, stem=str(backbone.stem), norm=str(backbone.norm))
     if kind.batch_statistics == "groups":
         assert backbone.batchnorm_group is not None
-        choose_group(backbone.batchnorm_group, per_rank=engine.batch_size)
+        choose_group(backbone.batchnorm_group, batch=engine.batch_size)
     else:
         assert backbone.batchnorm_group is None, "has no effect: statistics are the run's"
 

@@ -55,10 +55,14 @@ def _check_backbone(config: RunConfig, *, fresh: bool) -> None:
 
 def _check_batch(config: RunConfig) -> None:
     count = part_of_process(config, world=started_world())
-    if count == started_world() == 1 and method_class(config.method).batch_statistics == "run":
+    kind = method_class(config.method).batch_statistics
+    grouped = kind == "groups" and config.backbone.norm != "group"  # whole on a process
+    if count == 1 and (grouped or (kind == "run" and started_world() == 1)):
         raise UserError(
             f"engine.accumulate: {config.engine.accumulate} leaves one image to be computed at once, and "
-            f"{config.method} needs two for its batch statistics; use {config.engine.batch_size // 2} or less"
+            f"{config.method} needs two for its batch statistics; use "
+            f"{max(1, config.engine.batch_size // (2 * started_world()))} or less"
         )
-    if method_class(config.method).batch_statistics == "groups":  # elsewhere it has no effect, and the plan says so
-        choose_group(config.backbone.batchnorm_group, per_rank=count)
+    if kind == "groups":  # elsewhere it has no effect, and the plan says so
+        world = started_world()
+        choose_group(config.backbone.batchnorm_group, batch=world * count, processes=world)

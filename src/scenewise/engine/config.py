@@ -97,7 +97,8 @@ class EngineConfig:
     threads: Count | None = None  # of the main process on CPU; None: one a core (recorded: results depend on it)
     channels_last: bool = True
     compile: bool = False  # torch.compile of the backbones, images to last map: one graph (ResNets, ViTs), no breaks
-    checkpoint_steps: Count | None = None  # steps between checkpoints; None: each epoch
+    # steps between checkpoints; None: at the end of an epoch, as far as a twentieth of the time is enough for saving
+    checkpoint_steps: Count | None = None
     tensorboard: bool = True
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 import yaml
@@ -145,7 +146,7 @@ def same_data(asked: str, recorded: str | None) -> bool:
     return first.canonical() == second.canonical() and same_options
 
 
-def _device(recorded: str) -> str:
+def _device(recorded: Literal["auto", "cpu", "cuda"]) -> Literal["auto", "cpu", "cuda"]:
     """Return the device of a run that goes on, where none is asked for: its own, if this machine has it."""
     if recorded == "cuda" and not torch.cuda.is_available():
         raise UserError(

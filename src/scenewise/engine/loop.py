@@ -7,6 +7,7 @@ carries no generator: a checkpoint is the weights, the queues, the optimiser and
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,10 +31,13 @@ from scenewise.engine.step import Stepper, Taken
 from scenewise.engine.watch import FIRST_STEPS, Stopwatch
 from scenewise.errors import Interrupted, UserError
 from scenewise.report.health import HealthWindow
-from scenewise.report.verdict import DATA_WAIT, sentences
+from scenewise.report.verdict import DATA_WAIT, FALLBACK, sentences
 from scenewise.report.waiting import PREFIX
 from scenewise.types import Batch, Progress, Skip
 
+# By default an epoch's end is saved once 20 times as long has passed as the last save took: a checkpoint takes seconds,
+# the epoch of a small folder on a GPU no more (our choice).
+SAVING = 20
 Probe = Callable[[nn.Module], dict[str, float]]  # backbone -> figures named probe/..., the first decides which is best
 
 
@@ -57,6 +61,7 @@ class Loop:
         self.method = plan.method
         self.stepper = Stepper(plan, fabric)
         self.taken: Taken | None = None  # the latest step
+        self._next_save = -math.inf  # when the end of an epoch is saved again
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take everything back from a checkpoint."""
@@ -80,7 +85,11 @@ class Loop:
         finite = all(bool(value.isfinite().all()) for value in model.values() if value.is_floating_point())
         if highest(int(not finite)):
             raise self._not_finite("a weight is not finite", self.taken)
+        began = time.monotonic()
         together(lambda: self._write(name, model) if self.fabric.is_global_zero else None)
+        if name == "last":
+            now = time.monotonic()
+            self._next_save = now + SAVING * (now - began)
 
     def _write(self, name: str, model: dict[str, Any]) -> None:
         state, weights = self.state, self.plan.backbone.weights
@@ -181,7 +190,7 @@ class Loop:
                 first = now
             if count == start_up + FIRST_STEPS:
                 self._say_waiting(watch.between(first, now, images=FIRST_STEPS * schedule.batch_size))
-            due = ends_epoch if every is None else self.state.step % every == 0
+            due = ends_epoch and self._is_due() if every is None else self.state.step % every == 0
             # a signal that any of the processes received: all of them stop after the same step
             stop, done = highest(signals.received), self.state.step == schedule.steps
             if not (ends_epoch or due or stop or done):
@@ -203,6 +212,10 @@ class Loop:
                 self.save()
             if stop and not done:
                 raise Interrupted(stop)
+
+    def _is_due(self) -> bool:
+        """Return whether the end of an epoch is saved: all processes ask, and do what the first one's clock says."""
+        return bool(gather_objects(time.monotonic() >= self._next_save)[0])
 
     def _step(
         self, batches: Iterator[Batch | UserError], progress: Progress, watch: Stopwatch, *, last_of_epoch: bool
@@ -253,10 +266,13 @@ class Loop:
             check_skipped(self.plan, len(self.state.skipped), fresh[-1])
 
     def _advise(self, line: Mapping[str, Any]) -> None:
-        """Say in plain words, once a figure, what has left its healthy range; the first epoch is too young to judge."""
-        if line["epoch"] == 1:
-            return
-        figures = {name: value for name, value in line.items() if isinstance(value, float)}
+        """Say in plain words, once a figure, what has left its healthy range; the first epoch tells of crops only."""
+        early = line["epoch"] == 1  # too young to judge what is learnt
+        figures = {
+            name: value
+            for name, value in line.items()
+            if isinstance(value, float) and (not early or name == FALLBACK.figure)
+        }
         for advice in sentences(figures, method=self.plan.config.method):
             if advice.level == "alarm" and advice.figure not in self.state.told:
                 self.state.told.add(advice.figure)

@@ -50,24 +50,33 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def choose_group(asked: int | None, *, per_rank: int) -> tuple[int, list[str]]:
-    """Return the batch-norm group of the queue methods for `per_rank` images that one process computes at once.
+def choose_group(asked: int | None, *, batch: int, processes: int = 1) -> tuple[int, list[str]]:
+    """Return the batch-norm group of the queue methods for `batch` images that all processes compute at once.
 
-    Without a wish: the largest divisor up to 32, at least 4. Raises UserError when groups cannot be whole on a process.
+    Without a wish it depends on the batch alone, so that N processes equal one: of the divisors from 4 on that make two
+    groups at least - one alone would show a key the statistics of its query, however they are shuffled - the largest up
+    to 32, else the smallest. Raises UserError when groups cannot be whole on a process.
     """
-    if asked is not None:
-        if per_rank % asked:
-            raise UserError(
-                f"backbone.batchnorm_group: {asked} does not divide the {per_rank} images that a process computes "
-                f"at once (engine.batch_size); use {_nearest_divisor(per_rank, asked)}"
-            )
-        return asked, []
-    group = max((size for size in range(4, GROUP + 1) if per_rank % size == 0), default=per_rank)
-    if group == GROUP:
+    divisors = [size for size in range(4, batch // 2 + 1) if batch % size == 0]
+    small = [size for size in divisors if size <= GROUP]
+    group = asked if asked is not None else max(small) if small else min(divisors, default=batch)
+    per_process = batch // processes
+    if per_process % group and (asked is not None or divisors):
+        raise UserError(
+            f"backbone.batchnorm_group: {group} does not divide the {per_process} images that a process computes "
+            f"at once (engine.batch_size); use {_nearest_divisor(per_process, group)}"
+        )
+    if asked is not None or group == GROUP:
         return group, []
+    if not divisors:
+        return per_process, [
+            f"batch statistics over all {per_process} images that a process computes at once: "
+            + ("a key and its query share them, and to shuffle the keys has no effect; " if processes == 1 else "")
+            + f"better are a batch that is a multiple of {GROUP}, or backbone.norm=group"
+        ]
     return group, [
-        f"batch statistics over groups of {group} images instead of {GROUP}: "
-        f"the {per_rank} images that a process computes at once are no multiple of {GROUP}"
+        f"batch statistics over groups of {group} images instead of {GROUP}, to have two whole groups or more of the "
+        f"{batch} images that are computed at once"
     ]
 
 
@@ -189,7 +198,7 @@ def take_batch_statistics(
     """Group the batch norm of a backbone where the method wants it; return the group and what to say of it."""
     group, notes = config.backbone.batchnorm_group, list[str]()
     if kind.batch_statistics == "groups" and backbone.norm == "batch":
-        group, said = choose_group(group, per_rank=part_of_process(config, world=world))
+        group, said = choose_group(group, batch=world * part_of_process(config, world=world), processes=world)
         group_batchnorm(backbone, group)
         # a backbone without batch norm (ViT) has nothing to group
         notes += said if any(isinstance(layer, GroupedBatchNorm) for layer in backbone.modules()) else []

@@ -9,8 +9,9 @@ import numpy as np
 
 from scenewise.engine.folder import PROPOSALS
 from scenewise.errors import UserError
+from scenewise.proposals.kept import keep
 from scenewise.proposals.rows import Row
-from scenewise.proposals.store import FIELD, Header, Store, read_header
+from scenewise.proposals.store import FIELD, Header, Store, mean_share, read_header
 from scenewise.sources import Source
 from scenewise.sources.base import HasBoxes, HasProposals
 from scenewise.views.policies import policy_name
@@ -41,12 +42,12 @@ class LabelledBoxes:
 
     def __init__(self, source: Source) -> None:
         self._source = cast("HasBoxes", source)
-        shares = [
-            (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (source[index].size[0] * source[index].size[1])
-            for index in range(0, len(source), max(1, len(source) // SAMPLE))
-            if len(boxes := self._source.boxes(index)[0])
-        ]
-        self.mean_area = float(np.concatenate(shares).mean()) if shares else 1.0
+        sampled = range(0, len(source), max(1, len(source) // SAMPLE))
+        sizes = {index: source[index].size for index in sampled}
+        # as a file of labelled boxes would hold them
+        kept = {index: keep(self._source.boxes(index)[0], None, size)[0] for index, size in sizes.items()}
+        shares = [mean_share(boxes, sizes[index]) for index, boxes in kept.items() if len(boxes)]
+        self.mean_area = float(np.mean(shares)) if shares else 1.0
 
     def __call__(self, index: int) -> np.ndarray | None:
         """Return the (n, 4) labelled boxes of an image; None where it has none."""

@@ -18,10 +18,12 @@ def unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Return the vectors divided by their L2 norm, in float32 or float64.
 
     A vector without length stays zero and gets no gradient: dividing by a floor instead would multiply it by 1e12. What
-    is not a number stays so, so that an encoder that has broken down is seen in the loss.
+    is not a number stays so, and a vector whose length overflows becomes none, so that an encoder that has broken down
+    is seen in the loss.
     """
     vectors = lift(vectors)
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    norm = norm.masked_fill(norm.isinf(), torch.nan)
     return torch.where(norm <= SMALLEST_NORM, 0.0, vectors / norm.clamp_min(SMALLEST_NORM))
 
 

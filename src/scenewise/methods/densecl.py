@@ -108,7 +108,7 @@ class DenseCL(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch."""
-        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=batch_size)
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, written=batch_size)
         return dataclasses.replace(config, dictionary_size=size), notes
 
     @classmethod

@@ -94,7 +94,7 @@ class MLS(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch and hold at least k rows."""
-        size, notes = resolve_dictionary_size(config.dictionary_size, paper=4096, images=images, batch_size=batch_size)
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=4096, images=images, written=batch_size)
         k = min(20, max(1, size // 50)) if config.k is None else config.k
         if k > size:
             raise UserError(f"method.k: {k} must be at most the dictionary's {size} rows")

@@ -96,7 +96,7 @@ class MoCoV2(Method):
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than what a step writes: a batch, or both its views."""
         written = 2 * batch_size if config.symmetric else batch_size
-        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, batch_size=written)
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=65536, images=images, written=written)
         return dataclasses.replace(config, dictionary_size=size), notes
 
     @classmethod

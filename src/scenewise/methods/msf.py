@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.errors import UserError
-from scenewise.losses import cosine_regression, mean_shift_loss
+from scenewise.losses import mean_shift_loss
 from scenewise.methods.base import AugmentationName, Method, Training
 from scenewise.parts.heads import Encoder, normed_head
 from scenewise.parts.momentum import momentum_copy, momentum_update
@@ -60,6 +60,7 @@ class MSF(Method):
         search: Literal["joined", "before"] = (
             "joined"  # "before": past targets only, the target itself as a 1 + k-th term
         )
+        mask_own_image: bool = False  # leave older targets of the query's own image out of its neighbours
         symmetric: bool = False  # both views as queries ("before" and this: the small-data code of MSVQ's first author)
         query: AugmentationName = "moco"  # augmentation of the query view
         key: AugmentationName = "moco"  # of the key view; "weak" is the paper's weak/strong variant
@@ -85,9 +86,7 @@ class MSF(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the bank's size; it must be larger than a batch and hold the neighbours."""
-        size, notes = resolve_dictionary_size(
-            config.dictionary_size, paper=128_000, images=images, batch_size=batch_size
-        )
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=128_000, images=images, written=batch_size)
         if config.k > size:
             raise UserError(f"method.k: {config.k} must be at most the bank's {size} rows")
         return dataclasses.replace(config, dictionary_size=size), notes
@@ -114,10 +113,11 @@ class MSF(Method):
         features, prediction = self._predict(query)  # (B, G), (B, D)
         all_targets = self._target(key)  # (world * B, D)
         joined = self.queue.after({"projection": all_targets})
-        loss = self._loss(prediction, all_targets, joined)
+        loss = self._loss(prediction, all_targets, joined, batch.index)
         if self.config.symmetric:
             others = self._target(query)
-            loss = (loss + self._loss(self._predict(key)[1], others, self.queue.after({"projection": others}))) / 2
+            after = self.queue.after({"projection": others})
+            loss = (loss + self._loss(self._predict(key)[1], others, after, batch.index)) / 2
         dictionary = self.queue.read()
         self.queue.become(
             joined,
@@ -144,16 +144,18 @@ class MSF(Method):
         """Return the teacher's projections of the joined batch (world * B, D)."""
         return gather(self.teacher(images)[1])
 
-    def _loss(self, prediction: Tensor, all_targets: Tensor, joined: Joined) -> Tensor:
+    def _loss(self, prediction: Tensor, all_targets: Tensor, joined: Joined, index: Tensor) -> Tensor:
         """Return the mean distance to the k neighbours in the bank; joined: the bank with these targets."""
-        config, targets = self.config, local_slice(all_targets)
+        config, targets, past = self.config, local_slice(all_targets), self.queue.read()
+        usable = past.usable(index, mask_own=config.mask_own_image)  # (Q,), or (B, Q)
         if config.search == "joined":
             bank = joined.rows["projection"]
-            return mean_shift_loss(prediction, targets, bank, neighbours=config.k, valid=joined.valid)
-        past = self.queue.read()
-        others = mean_shift_loss(prediction, targets, past.rows["projection"], neighbours=config.k, valid=past.valid)
-        found = past.valid.sum().clamp(max=config.k)  # fewer than k while the bank fills
-        return (cosine_regression(prediction, targets) + found * others) / (1 + found)
+            valid = joined.fresh | usable & joined.valid
+            return mean_shift_loss(prediction, targets, bank, neighbours=config.k, valid=valid)
+        bank = torch.cat([past.rows["projection"], targets])
+        own = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+        valid = torch.cat([usable.expand(len(targets), -1), own], dim=1)  # the target is the nearest to itself
+        return mean_shift_loss(prediction, targets, bank, neighbours=config.k + 1, valid=valid)
 
     def after_update(self, progress: Progress) -> None:
         """Move the teacher by the constant momentum."""

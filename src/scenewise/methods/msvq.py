@@ -97,9 +97,7 @@ class MSVQ(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the queues' size; it must be larger than a batch."""
-        size, notes = resolve_dictionary_size(
-            config.dictionary_size, paper=16_384, images=images, batch_size=batch_size
-        )
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=16_384, images=images, written=batch_size)
         notes += sharpening_notes(student=config.temperature, teacher=config.teacher_temperature)
         return dataclasses.replace(config, dictionary_size=size), notes
 

@@ -78,9 +78,7 @@ class ReSSL(Method):
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the dictionary's size; it must be larger than a batch."""
-        size, notes = resolve_dictionary_size(
-            config.dictionary_size, paper=131_072, images=images, batch_size=batch_size
-        )
+        size, notes = resolve_dictionary_size(config.dictionary_size, paper=131_072, images=images, written=batch_size)
         notes += sharpening_notes(student=config.temperature, teacher=config.teacher_temperature)
         return dataclasses.replace(config, dictionary_size=size), notes
 

@@ -19,7 +19,6 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from scenewise import keys
 from scenewise.distributed import gather, local_slice
 from scenewise.losses import prototype_codes, swapped_prediction
 from scenewise.losses.similarity import unit
@@ -79,21 +78,16 @@ class SwAV(Method):
         self.encoder_backbone = backbone
         self.head = normed_head(features, config.hidden or features, config.width)
         self.prototypes = Prototypes(config.prototypes, config.width)
-        self.queue = (
-            Queue(
-                config.dictionary_size,
-                {f"crop{number}": config.width for number in range(LARGE)},
-                seed=keys.integer(seed, "queue"),
-            )
-            if config.dictionary_size
-            else None
-        )
+        size, count = config.dictionary_size, LARGE if config.dictionary_size else 0
+        self.queues = nn.ModuleList(
+            Queue(size, {"projection": config.width}) for _ in range(count)
+        )  # a large crop each
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:
         """Decide the number of prototypes and the queue's size."""
         size, notes = resolve_dictionary_size(
-            config.dictionary_size, paper=3840, images=images, batch_size=batch_size, may_be_none=True
+            config.dictionary_size, paper=3840, images=images, written=batch_size, may_be_none=True
         )
         prototypes = min(3000, max(2, images // 10)) if config.prototypes is None else config.prototypes
         if config.prototypes is None and prototypes < 3000:
@@ -138,11 +132,11 @@ class SwAV(Method):
             temperature=config.temperature,
             codes=self._codes(joined, progress),
         )
-        if self.queue is not None:
-            self.queue.push(
-                {f"crop{number}": rows for number, rows in enumerate(joined)},
+        for number in range(len(self.queues)):
+            self._queue(number).push(
+                {"projection": joined[number]},
                 image=gather(batch.index),
-                box=gather(batch.boxes["large"][0]),
+                box=gather(batch.boxes["large"][number]),
                 step=progress.step,
             )
         return StepOutput(
@@ -168,9 +162,14 @@ class SwAV(Method):
     def _past(self, number: int, progress: Progress, per_step: int) -> Tensor | None:
         """Return the queue of a large crop (Q, D) once it is full and its time has come."""
         waits = progress.step < self.config.queue_epochs * progress.steps_per_epoch
-        if self.queue is None or waits or progress.step * per_step < self.queue.size:
+        if not self.queues or waits or progress.step * per_step < self._queue(number).size:
             return None
-        return self.queue.read().rows[f"crop{number}"]
+        return self._queue(number).read().rows["projection"]
+
+    def _queue(self, number: int) -> Queue:
+        queue = self.queues[number]
+        assert isinstance(queue, Queue)
+        return queue
 
     def _frozen(self, progress: Progress) -> bool:
         """Return whether the prototypes do not move at this step."""

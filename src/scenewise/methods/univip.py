@@ -134,6 +134,7 @@ class UniVIP(Method):
             guess = self._scene_of(instances)  # (B, D)
             terms["scene_instance"] = self._regression(guess, targets[:, 0]) + self._regression(guess, targets[:, 1])
             loss = loss + config.scene_instance_weight * terms["scene_instance"]
+            metrics["weight/scene_instance"] = config.scene_instance_weight
         if config.instance_weight:
             target_instances = self._target_instances(batch)  # (B, K, D)
             matching = self._match(predictions, targets, target_instances)
@@ -141,7 +142,8 @@ class UniVIP(Method):
             if config.regression == "byol":  # scaled as the other terms are
                 terms["instance"] = 2 + 2 * terms["instance"]
             loss = loss + config.instance_weight * terms["instance"]
-            metrics = {
+            metrics |= {
+                "weight/instance": config.instance_weight,
                 "transport/diagonal": matching.diagonal,
                 "transport/row_error": matching.row_error,
                 "transport/uniform_share": matching.uniform_share,

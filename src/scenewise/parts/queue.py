@@ -40,11 +40,13 @@ class Snapshot:
 class Joined:
     """The queue as it will be once a joined batch is pushed.
 
-    rows: column name -> (Q, width) L2-normalised rows. valid: (Q,) rows that will have been written.
+    rows: column name -> (Q, width) L2-normalised rows. valid: (Q,) rows that will have been written. fresh: (Q,) those
+    of the batch.
     """
 
     rows: Mapping[str, Tensor]
     valid: Bool[Tensor, " queue"]
+    fresh: Bool[Tensor, " queue"]
 
 
 class Queue(nn.Module):
@@ -100,7 +102,8 @@ class Queue(nn.Module):
             fresh = F.normalize(rows[name].detach().to(column.dtype), dim=1)
             columns[name] = column.index_copy(0, target, fresh[-keep:])
         positions = torch.arange(self.size, device=self.image.device)
-        return Joined(columns, positions < (self.filled + keep).clamp(max=self.size))
+        fresh = torch.zeros_like(positions, dtype=torch.bool).index_fill(0, target, True)
+        return Joined(columns, positions < (self.filled + keep).clamp(max=self.size), fresh)
 
     def _target(self, count: int) -> tuple[Int[Tensor, " kept"], int]:
         """Return where a batch of `count` rows goes, and how many of its last rows are kept."""
@@ -185,7 +188,7 @@ def uniform_share(cross_entropy: Float[Tensor, ""], choices: Int[Tensor, ""] | i
 
 
 def resolve_dictionary_size(
-    asked: int | None, *, paper: int, images: int, batch_size: int, may_be_none: bool = False
+    asked: int | None, *, paper: int, images: int, written: int, may_be_none: bool = False
 ) -> tuple[int, list[str]]:
     """Return the rows of a dictionary and what to say about it.
 
@@ -194,15 +197,24 @@ def resolve_dictionary_size(
     Either comes with a warning when it is longer than the data. Raises UserError for one that is no longer than a
     batch; 0 rows are allowed where there `may_be_none`.
     """
-    size = min(paper, max(images // 10, 2 * batch_size)) if asked is None else asked
-    if size <= batch_size and not (may_be_none and size == 0):
-        alternative = ", or 0" if may_be_none else ""
-        raise UserError(f"method.dictionary_size: {size} must be larger than the batch size {batch_size}{alternative}")
     notes = []
-    if asked is None and size < paper:
+    if asked is not None:
+        size = asked
+    elif paper > written:
+        size = min(paper, max(images // 10, 2 * written))
+    else:  # the paper's batch is smaller than this one
+        size = 0 if may_be_none else 2 * written
+        instead = "there is no queue" if may_be_none else f"method.dictionary_size is {size}"
+        notes.append(f"{instead}: the paper's {paper} rows are no more than the {written} keys that a step writes")
+    if size <= written and not (may_be_none and size == 0):
+        alternative = ", or 0" if may_be_none else ""
+        raise UserError(
+            f"method.dictionary_size: {size} must be larger than the {written} keys that a step writes{alternative}"
+        )
+    if asked is None and paper > written and size < paper:
         notes.append(
             f"method.dictionary_size is {size} instead of the paper's {paper}: a tenth of the {images} images, "
-            f"at least two batches of {batch_size}"
+            f"at least twice the {written} keys that a step writes"
         )
     if size > images:
         notes.append(

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 from pydantic import TypeAdapter
 
 from scenewise.errors import UserError
 from scenewise.proposals.rows import SCHEMA, Row, find_problem, record_batch, row_of
+from scenewise.types import Size
 
 FORMAT = 1  # raise when files of before cannot be read any more
 ROWS = 256  # images in each record batch but the last
@@ -215,23 +216,28 @@ def _state(file: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def mean_share(boxes: Int[np.ndarray, "N 4"], size: Size) -> float:
+    """Return the mean share of an image that one of its first ten boxes covers (at least one box, whole pixels)."""
+    sides = (boxes[:FIRST, 2:] - boxes[:FIRST, :2]).astype(np.float64)
+    return float(sides.prod(axis=1).mean()) / (size[0] * size[1])
+
+
 def _summarise(origin: Origin, rows: Iterable[Row]) -> Header:
-    boxes, images, unreadable, areas = 0, 0, 0, list[float]()
+    boxes, images, unreadable, shares = 0, 0, 0, list[float]()
     for row in rows:
         images += 1
         boxes += len(row.boxes)
         unreadable += bool(row.reason)
         if len(row.boxes):
-            sides = (row.boxes[:FIRST, 2:] - row.boxes[:FIRST, :2]).astype(np.float64)
-            areas.append(float(sides.prod(axis=1).mean()) / (row.size[0] * row.size[1]))
+            shares.append(mean_share(row.boxes, row.size))
     assert images == origin.images, "a file is written once all its rows are there"
     return Header(
         format=FORMAT,
         origin=origin,
-        images_without_boxes=images - len(areas),
+        images_without_boxes=images - len(shares),
         unreadable=unreadable,
         boxes=boxes,
-        mean_area=float(np.mean(areas)) if areas else 1.0,
+        mean_area=float(np.mean(shares)) if shares else 1.0,
     )
 
 

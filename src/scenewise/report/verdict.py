@@ -83,6 +83,20 @@ DATA_WAIT = Rule(
     unit="share",
 )
 
+FALLBACK = Rule(
+    figure="crops/fallback",
+    quantity="share of images whose crops are plain ones",
+    good="below",
+    healthy=0.1,  # our choice: one image in ten without a usable object is what scenes have
+    alarm=0.5,  # most of what is learnt is not what was asked for
+    trouble="the crops that were asked for cannot be cut of many images",
+    remedy=(
+        "other proposals, a smaller crops.min_side (of overlap: crops.min_size, crops.instances), or --crops scene; "
+        "`scenewise inspect` shows what is cut"
+    ),
+    unit="share",
+)
+
 RULES: tuple[Rule, ...] = (
     SPREAD,
     Rule(
@@ -194,6 +208,7 @@ RULES: tuple[Rule, ...] = (
         remedy="a higher method.temperature, method.relaxation=hist, more images in a batch (--batch-size)",
         unit="share",
     ),
+    FALLBACK,
     DATA_WAIT,
 )
 
@@ -211,7 +226,15 @@ COLLAPSE_REMEDIES: Mapping[str, str] = {
     "ressl": "a sharper teacher (method.teacher_temperature 0.03), a lower learning rate (--lr), a longer warm-up",
     "msvq": "a sharper teacher (method.teacher_temperature 0.03), a lower learning rate (--lr), a longer warm-up",
     "swav": "method.epsilon=0.03, a longer method.freeze_epochs, a lower learning rate (--lr)",
+    "univip": "a lower learning rate (--lr), a slower teacher (method.momentum nearer 1), a longer warm-up",
     "s2r2": "a lower learning rate (--lr), a higher method.temperature, more views (method.views)",
+}
+
+# What sets how strong a term of the loss is.
+WEIGHTS: Mapping[str, str] = {
+    "mls": "another weight of the extra term (method.weight) or another method.reduction",
+    "densecl": "another weight of the dense term (method.weight)",
+    "univip": "another method.scene_instance_weight or method.instance_weight",
 }
 
 GRADIENT_RATIO = 30.0  # beyond, the weaker term hardly matters; MLS at its default weight ends at 17 (first-run.md)
@@ -233,7 +256,8 @@ def sentences(figures: Mapping[str, float | int], *, method: str) -> list[Advice
             advice.append(rule.judge(finite[rule.figure], remedies.get(rule.figure)))
     norms = {name: value for name, value in finite.items() if name.startswith("grad/")}
     advice += _gradients(
-        {name: norm * finite.get(name.replace("grad/", "weight/"), 1.0) for name, norm in norms.items()}
+        {name: norm * finite.get(name.replace("grad/", "weight/"), 1.0) for name, norm in norms.items()},
+        remedy=WEIGHTS.get(method, "another weight of the extra term"),
     )
     return sorted(advice, key=lambda item: ("alarm", "warn", "ok").index(item.level))
 
@@ -265,7 +289,7 @@ def _not_finite(name: str, value: float) -> Advice:
     )
 
 
-def _gradients(norms: Mapping[str, float]) -> list[Advice]:
+def _gradients(norms: Mapping[str, float], *, remedy: str) -> list[Advice]:
     """Return what the (weighted) gradient norms of the loss terms on the query embedding say, alone and in relation."""
     advice = []
     for name, norm in norms.items():
@@ -286,6 +310,6 @@ def _gradients(norms: Mapping[str, float]) -> list[Advice]:
         healthy=GRADIENT_RATIO,
         alarm=GRADIENT_ALARM,
         trouble=f"the term {strong.removeprefix('grad/')} drowns the term {weak.removeprefix('grad/')}",
-        remedy="another weight of the extra term (method.weight) or another method.reduction",
+        remedy=remedy,
     )
     return [*advice, rule.judge(moving[strong] / moving[weak])]

@@ -7,6 +7,7 @@ Paper: Li et al., "UniVIP", arXiv 2203.06965. Its filter and its random boxes as
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -115,7 +116,7 @@ def _random_boxes(
     left, top, right, bottom = window
     widest = int(min(right - left, rules.max_aspect * (bottom - top)))
     tallest = int(min(bottom - top, rules.max_aspect * (right - left)))
-    least = max(1, round(rules.min_side))
+    least = max(1, math.ceil(rules.min_side))
     wide = generator.integers(min(least, widest), widest + 1, DRAWS)
     highest = np.minimum(tallest, (rules.max_aspect * wide).astype(np.int64))
     lowest = np.maximum(min(least, tallest), np.ceil(wide / rules.max_aspect).astype(np.int64))
