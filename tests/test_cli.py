@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import rich.console
 import torch
 from PIL import Image
 from typer.main import get_group
@@ -20,9 +22,11 @@ from scenewise import api, cli
 from scenewise.backbones import load_subject
 from scenewise.cli.options import PROTOCOL_NAMES
 from scenewise.engine.config_tree import flat_settings
+from scenewise.engine.display import Terminal
 from scenewise.errors import Interrupted, UserError
 from scenewise.evaluate.protocols import load_protocol
 from scenewise.evaluate.run import choose_protocols
+from scenewise.outputs import check_output
 from scenewise.tools.judge import Terms, protocol_options
 
 TINY = ["--backbone", "test_resnet", "--size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
@@ -439,3 +443,28 @@ def test_a_file_is_not_replaced_by_figures_unless_asked(
     assert precious.read_bytes() == b"a photo"
     if "--out" in command:
         assert "itself writes" in refused(capsys, *command, "--json", "proposals.arrow")
+
+
+def test_figures_are_written_before_they_are_shown(tmp_path: Path) -> None:
+    """Whoever closes the pipe (`| head`) still has the file that was asked for, whole."""
+    file = tmp_path / "audit.json"
+    command = f"{sys.executable} -m scenewise audit synthetic:8 --json {file} | true"
+    subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=300)
+    assert json.loads(file.read_text())["images"]["read"] == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["audit.json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="nothing may be written to its folder"):
+        check_output("--json", tmp_path / "file.json", overwrite=False)
+
+
+def test_a_path_in_brackets_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console = rich.console.Console(force_terminal=True, file=sys.stderr, width=100)
+    display = Terminal()
+    display._console = console
+    with display.bar("reading a[/b]/c", 3) as bar:
+        bar.update(1, text="[/x]")
+    assert "a[/b]/c" in capsys.readouterr().err

@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from scenewise.backbones import Backbone
 from scenewise.backbones import load_backbone as _load_backbone
 from scenewise.engine.config import build
 from scenewise.engine.config_tree import assign, merge, read_yaml
-from scenewise.engine.display import Display
+from scenewise.engine.display import Display, Quiet
 from scenewise.engine.folder import CONFIG, LAST
 from scenewise.engine.run import Run, pretrain_run
 from scenewise.errors import UserError
@@ -73,8 +73,12 @@ def configuration_tree(
     flags: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Return the merged configuration tree: base < recipe < file < flags < settings (dotted names or sections)."""
+    """Return the merged configuration tree: base < recipe < file < flags < settings (dotted names or sections).
+
+    say: is told what the file holds for another method, or other crops, than those of flags and settings.
+    """
     chosen: dict[str, Any] = {}
     for flag, value in (flags or {}).items():
         if flag not in FLAGS:
@@ -84,9 +88,15 @@ def configuration_tree(
     dotted: dict[str, Any] = {}
     for name, value in (settings or {}).items():
         assign(dotted, name, value)
-    return merge(
-        base or {}, recipe_tree(recipe) if recipe else {}, read_yaml(Path(config)) if config else {}, chosen, dotted
-    )
+    before = merge(base or {}, recipe_tree(recipe) if recipe else {}, file := read_yaml(Path(config)) if config else {})
+    dropped: list[str] = []
+    tree = merge(before, chosen, dotted, dropped=dropped)
+    unused = [name for name in dropped if name.partition(".")[2] in (file.get(name.partition(".")[0]) or {})]
+    if unused:
+        more = f" and {len(unused) - 4} more" if len(unused) > 4 else ""
+        names = f"{', '.join(unused[:4])}{more}"
+        say(f"note: not taken from {config}, as they are for another method or other crops: {names}")
+    return tree
 
 
 def resumed_tree(out: Path) -> dict[str, Any]:
@@ -146,7 +156,8 @@ def pretrain(
     }
     folder = Path(out)
     base = resumed_tree(folder) if resume else {}
-    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base)
+    display = display or Quiet()
+    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base, say=display.say)
     return pretrain_run(
         build(tree),
         folder,
@@ -191,7 +202,8 @@ def inspect(
     }
     folder = None if run is None else Path(run)
     base = {} if folder is None else run_tree(folder)
-    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base)
+    display = display or Quiet()
+    tree = configuration_tree(recipe=recipe, config=config, flags=flags, settings=settings, base=base, say=display.say)
     return inspect_data(
         build(tree, example="`scenewise inspect PHOTOS --method mls --out sheet.png`, or a run: --run RUN"),
         Path(out),

@@ -16,7 +16,7 @@ import pytest
 from scenewise.errors import UserError
 from scenewise.proposals import store as store_module
 from scenewise.proposals.rows import SCHEMA, Row, record_batch
-from scenewise.proposals.store import ROWS, Origin, Store, read_header, write_store
+from scenewise.proposals.store import ROWS, Origin, Store, check_row, read_header, write_store
 
 Rows = Callable[[int], list[Row]]
 MakeOrigin = Callable[..., Origin]
@@ -145,6 +145,21 @@ def test_boxes_that_cannot_be_are_refused_by_name(tmp_path: Path, origin: MakeOr
     assert str(box) in told
     assert "a.jpg (40 x 30 pixels)" in told
     assert why in told
+    assert check_row(good) is None and check_row(none) is None
+    assert "a.jpg has boxes that are empty, reversed or reach outside of its 40 x 30 pixels" in str(check_row(bad))
+
+
+def test_of_a_long_file_rows_from_all_over_it_are_checked(
+    tmp_path: Path, rows: Rows, origin: MakeOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "ROWS", 1)
+    seen: list[int] = []
+    monkeypatch.setattr(store_module, "find_problem", lambda batch: seen.append(batch.num_rows))
+    store = written(tmp_path / "p.arrow", rows(12), origin(images=12))
+    for most, count in ((100, 12), (12, 12), (6, 6), (4, 4), (1, 1)):
+        seen.clear()
+        store.check(most=most)
+        assert len(seen) == count
 
 
 def test_values_that_cannot_be_are_refused(tmp_path: Path, origin: MakeOrigin) -> None:

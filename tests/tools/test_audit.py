@@ -86,10 +86,17 @@ def test_the_json_holds_the_histograms_of_the_page(found: Audit) -> None:
     assert drawn["brightness"]["edges"][-1] == 1
 
 
-def test_times_are_those_of_the_recommended_size(found: Audit) -> None:
-    content = found.to_json()
-    assert content["seconds"]["size"] == content["recommendation"]["size"]
-    assert any(f"at {content['seconds']['size']} px, one process" in note for note in content["notes"])
+def test_everything_is_judged_and_recommended_for_one_size(found: Audit, photos: Path) -> None:
+    """That which is asked for, else that which is recommended: what object-aware crops cut depends on it."""
+    chosen = api.audit(str(photos))
+    assert (found.size, chosen.size) == (64, 96)
+    for audit in (found, chosen):
+        content = audit.to_json()
+        assert content["seconds"]["size"] == content["recommendation"]["size"] == audit.size
+        assert any(f"at {audit.size} px, one process" in note for note in content["notes"])
+        assert any(f"views at {audit.size} px" in note for note in content["notes"])
+        assert f"| with two views of {audit.size} px |" in audit.to_text()
+    assert "size 64: asked for" in found.recommendation.reasons
 
 
 def test_images_that_were_not_looked_at_are_not_counted(found: Audit, photos: Path) -> None:

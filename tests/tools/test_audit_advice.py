@@ -8,11 +8,21 @@ import itertools
 import pytest
 
 from scenewise.methods import method_names
-from scenewise.tools.audit_advice import EPOCHS, SIZES, Facts, recommend, shown_bytes
+from scenewise.tools.audit_advice import (
+    EPOCHS,
+    PROPOSAL_BYTES,
+    RUN_BYTES,
+    SIZES,
+    Facts,
+    choose_size,
+    recommend,
+    shown_bytes,
+)
 from scenewise.views.policies import POLICIES
 
 PLAIN = Facts(
     data="PHOTOS",
+    size=None,
     images=120_000,
     short_side=480.0,
     objects=1.2,
@@ -130,3 +140,27 @@ def test_whatever_the_figures_the_advice_names_what_there_is() -> None:
 )
 def test_bytes_are_shown_as_people_read_them(count: float, shown: str) -> None:
     assert shown_bytes(count) == shown
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_folder_with_nothing_to_train_on_is_told_so(images: int) -> None:
+    found = recommend(dataclasses.replace(PLAIN, images=images))
+    assert "nothing to train on" in found.reasons[0]
+    assert found.batch_size == 2
+    assert found.reading_core_hours >= 0
+
+
+def test_views_larger_than_the_photos_are_said_to_be_enlarged() -> None:
+    assert "enlarged pixels already" in choose_size(28.0)[1]
+    assert "larger views would be enlarged pixels" in choose_size(300.0)[1]
+
+
+def test_what_the_proposals_cost_is_told_whenever_they_are_to_be_made() -> None:
+    wanting = dataclasses.replace(PLAIN, images=10**6, proposals=None, packed=False, missed={"scene": 0.3})
+    found = recommend(wanting)
+    assert found.commands[0].startswith("scenewise propose ")
+    assert found.disk_bytes == RUN_BYTES + 10**6 * PROPOSAL_BYTES
+    assert any("38.9 core-hours of making proposals" in reason for reason in found.reasons)
+    known = recommend(dataclasses.replace(wanting, proposals="p.arrow"))
+    assert known.disk_bytes == RUN_BYTES
+    assert not any("making proposals" in reason for reason in known.reasons)

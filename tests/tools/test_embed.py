@@ -66,15 +66,28 @@ def test_a_file_that_cannot_be_written_is_told_and_nothing_is_left(
     with pytest.raises(UserError, match="exists"):
         embed(SUBJECT, str(photos), out=file, size=32)
 
-    def refuse(_table: object, path: Path) -> None:
-        path.write_bytes(b"some")
+    def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.pq, "write_table", refuse)
+    monkeypatch.setattr(module.pq.ParquetWriter, "write_table", refuse)
     with pytest.raises(UserError, match="No space left"):
         embed(SUBJECT, str(photos), out=file, size=32, overwrite=True)
     assert file.read_bytes() == b"the former one"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "table.parquet"]
+
+
+def test_rows_are_written_as_they_come(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million of them would not fit into memory; in row groups of any size they are the same."""
+    assert embed(SUBJECT, str(photos), out=tmp_path / "whole.parquet", size=32, device="cpu") == 5
+    monkeypatch.setattr(module, "ROWS", 2)
+    assert embed(SUBJECT, str(photos), out=tmp_path / "parts.parquet", size=32, device="cpu", batch_size=1) == 5
+    whole, parts = (pq.ParquetFile(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert (whole.num_row_groups, parts.num_row_groups) == (1, 3)
+    assert whole.read()["path"] == parts.read()["path"]
+    for first, second in zip(*(file.read()["embedding"].to_pylist() for file in (whole, parts)), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"let its name end in \.parquet"):
+        embed(SUBJECT, str(photos), out=tmp_path / "table.csv", size=32)
 
 
 def test_wrong_places_are_told_first(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from scenewise.evaluate.evaluation import Evaluation, differences
 from scenewise.studies import Arm, Boxes, Claim, Split, Study, rates
 from scenewise.tools import study_job, study_pool
 from scenewise.tools.judge import evaluate
-from scenewise.tools.study import StudyResult, remake_table, run_study
+from scenewise.tools.study import StudyResult, remake_table, run_study, study
 from scenewise.tools.study_folder import StudyFolder
 from scenewise.tools.study_table import table_markdown
 
@@ -510,3 +510,12 @@ def test_several_pools_become_one_and_boxes_are_made_once(photos: Path, tmp_path
     assert (out / "proposals" / "random.arrow").stat().st_mtime_ns == made
     with pytest.raises(UserError, match="was made of other data"):
         study_pool.make_pool((str(photos / "pool"), f"csv:{photos}/val.csv"), out, Quiet())
+
+
+@pytest.mark.parametrize("unused", [{"choose": True}, {"jobs": 2}, {"overwrite": ["one"]}])
+def test_options_without_effect_are_refused(tmp_path: Path, unused: dict[str, Any]) -> None:
+    name = next(iter(unused))
+    with pytest.raises(UserError, match=f"^--{name}: has no effect with --plan"):
+        study(tmp_path / "study.py", plan=True, **unused)
+    with pytest.raises(UserError, match=f"^--{name}: has no effect with --table"):
+        study(table=tmp_path / "table.json", **unused)

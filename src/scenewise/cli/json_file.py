@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scenewise.errors import UserError
-from scenewise.outputs import check_output
+from scenewise.outputs import check_output, write_whole
 
 
 def check_json(path: Path | None, *, overwrite: bool, others: Sequence[Path | None] = ()) -> None:
@@ -26,6 +26,6 @@ def write_json(path: Path | None, content: Any) -> None:
     if path is None:
         return
     try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"--json: cannot write {str(path)!r}: {error.strerror}") from error

@@ -77,12 +77,12 @@ def evaluate(
         reindex=reindex,
         display=terminal(),
     )
+    write_json(json_file, result.to_json())
     typer.echo(result.to_markdown())
     if result.rows(per_class=True):
         typer.echo(result.to_markdown(per_class=True))
     for note in result.notes:
         typer.echo(f"note: {note}")
-    write_json(json_file, result.to_json())
 
 
 @app.command(
@@ -144,5 +144,5 @@ def compare(
         reindex=reindex,
         display=terminal(),
     )
-    typer.echo(result.to_markdown())
     write_json(json_file, result.to_json())
+    typer.echo(result.to_markdown())

@@ -9,7 +9,7 @@ import typer
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: scenewise methods")
 def methods() -> None:
     """List the methods."""
     from scenewise.methods import method_class, method_names
@@ -48,7 +48,7 @@ def recipes(
         typer.echo(f"{known:29} {line}")
 
 
-@app.command()
+@app.command(epilog="Example: scenewise backbones")
 def backbones() -> None:
     """List backbones; any other name of timm works too."""
     from scenewise.backbones import backbone_summaries

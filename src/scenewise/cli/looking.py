@@ -47,7 +47,9 @@ def audit(
     html: HtmlOption = None,
     json_file: JsonOption = None,
     limit: Annotated[int, typer.Option(min=1, help="images decoded, drawn by the seed")] = 2000,
-    size: Annotated[int, typer.Option(min=16, help="pixels of a full view")] = 224,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="pixels of a full view, for which all is judged (what is recommended)")
+    ] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 0,
     overwrite: OverwriteOption = False,
@@ -71,8 +73,8 @@ def audit(
         reindex=reindex,
         display=terminal(),
     )
-    typer.echo(found.to_text())
     write_json(json_file, found.to_json())
+    typer.echo(found.to_text())
 
 
 @app.command(
@@ -135,5 +137,5 @@ def inspect(
         reindex=reindex,
         display=display,
     )
-    display.say(f"done: {found.file}")
     write_json(json_file, found.to_json())
+    display.say(f"done: {found.file}")

@@ -48,7 +48,7 @@ def propose(
     from scenewise import api
     from scenewise.engine.display import terminal
 
-    check_json(json_file, overwrite=overwrite or resume, others=[out])
+    check_json(json_file, overwrite=overwrite, others=[out])
     display = terminal()
     try:
         made = api.propose(
@@ -103,7 +103,7 @@ def pack(
     from scenewise import api
     from scenewise.engine.display import terminal
 
-    check_json(json_file, overwrite=overwrite or resume, others=[out])
+    check_json(json_file, overwrite=overwrite, others=[out])
     display = terminal()
     try:
         made = api.pack(

@@ -55,7 +55,8 @@ def study(
             display=display,
         )
     except (Interrupted, KeyboardInterrupt):
-        display.say(f"stopped; what is finished is kept. Go on with the same command (table so far: {out}/table.md)")
+        so_far = "" if out is None else f" (table so far: {out}/table.md)"
+        display.say(f"stopped; what is finished is kept. Go on with the same command{so_far}")
         raise
     if result.file is not None:
         typer.echo(result.to_markdown())

@@ -224,7 +224,8 @@ def _section(section: str, kind: type[Any], given: Mapping[str, Any], problems: 
 
 
 def _unknown(name: str, allowed: Sequence[str], *, section: str = "") -> str:
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)  # without the section, which all have in common
+    # without the section, which all have in common
+    near = difflib.get_close_matches(name.lower(), allowed, n=1, cutoff=0.5)
     hint = f" Did you mean {section + near[0]!r}?" if near else ""
     return f"{section}{name}: no such setting.{hint} Known: {', '.join(section + known for known in allowed)}"
 

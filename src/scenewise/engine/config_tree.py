@@ -78,19 +78,20 @@ def _scalar(text: str) -> Any:
     return value
 
 
-def merge(*trees: Mapping[str, Any]) -> Tree:
+def merge(*trees: Mapping[str, Any], dropped: list[str] | None = None) -> Tree:
     """Return the trees merged section by section; later ones win.
 
     Another method's name drops the former method's settings, and the optimiser that was chosen for it; another region
-    policy's name drops the former policy's settings.
+    policy's name drops the former policy's settings. dropped: takes the dotted names of those.
     """
     merged: Tree = {}
     for tree in trees:
-        if _renamed(merged, tree, "method"):
-            merged.pop("method")
-            merged.pop("optimiser", None)
-        if _renamed(merged, tree, "crops"):
-            merged.pop("crops")
+        gone = [section for section in ("method", "crops") if _renamed(merged, tree, section)]
+        gone += ["optimiser"] if "method" in gone else []
+        for section in gone:
+            former = merged.pop(section, None) or {}
+            if dropped is not None:
+                dropped += [f"{section}.{name}" for name in former if section == "optimiser" or name != "name"]
         for key, value in tree.items():
             if not isinstance(value, Mapping):
                 merged[key] = value

@@ -11,7 +11,7 @@ from scenewise.engine.folder import PROPOSALS
 from scenewise.errors import UserError
 from scenewise.proposals.kept import keep
 from scenewise.proposals.rows import Row
-from scenewise.proposals.store import FIELD, Header, Store, mean_share, read_header
+from scenewise.proposals.store import FIELD, Header, Store, check_row, mean_share, read_header
 from scenewise.sources import Source
 from scenewise.sources.base import HasBoxes, HasProposals
 from scenewise.views.policies import policy_name
@@ -97,6 +97,11 @@ class StoredProposals:
             raise UserError(f"{self._store.field}: {self._store.file} has {row.key} where {record.key} is expected")
         if row.size != record.size:
             raise UserError(_replaced(self._store, self._source, 1, row, record.size))
+        problem = check_row(row)
+        if problem is not None:
+            raise UserError(
+                f"{self._store.field}: {self._store.file}: {problem}; make it anew with `scenewise propose`"
+            )
         return row
 
 
@@ -112,19 +117,23 @@ def open_proposals(file: Path, source: Source, *, field: str = FIELD) -> StoredP
     same = (origin.fingerprint, origin.images) == (source.fingerprint, len(source))
     if same and origin.source in (source.spec, PACKED):
         return StoredProposals(store, source, None)
-    records = [source[index] for index in range(len(source))]
-    rows = store.find([record.key for record in records])
+    keys, sizes = [], np.empty((len(source), 2), np.int32)
+    for index in range(len(source)):
+        record = source[index]
+        keys.append(record.key)
+        sizes[index] = record.size
+    rows = store.find(keys)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         raise UserError(
             f"{field}: {file} has none for {len(missing)} of {len(source)} images, the first "
-            f"{records[missing[0]].key!r}; it was made for {origin.images} images of {origin.source}.\n"
+            f"{keys[missing[0]]!r}; it was made for {origin.images} images of {origin.source}.\n"
             f"Make them for this data: `scenewise propose {source.spec} --out FILE`"
         )
-    others = np.flatnonzero((store.sizes()[rows] != np.array([record.size for record in records])).any(axis=1))
+    others = np.flatnonzero((store.sizes()[rows] != sizes).any(axis=1))
     if len(others):
         first = int(others[0])
-        raise UserError(_replaced(store, source, len(others), store[int(rows[first])], records[first].size))
+        raise UserError(_replaced(store, source, len(others), store[int(rows[first])], source[first].size))
     return StoredProposals(store, source, rows)
 
 

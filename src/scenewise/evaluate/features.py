@@ -69,10 +69,49 @@ def extract_features(
         file = cache_file(*parts, torch.device(device).type)
         if (kept := load(file)) is not None:
             return kept
-    views = _Views(source, wanted, size, square=look.square)
+    batches = list(
+        stream_features(
+            backbone,
+            source,
+            size=size,
+            indices=wanted,
+            look=look,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            progress=progress,
+            mean=mean,
+            std=std,
+        )
+    )
+    found = Features(
+        np.concatenate([batch.features for batch in batches if len(batch.index)]),
+        np.concatenate([batch.index for batch in batches]),
+        np.concatenate([batch.digest for batch in batches]),
+        tuple(skip for batch in batches for skip in batch.skipped),
+    )
+    return found if file is None else store(file, found)
+
+
+def stream_features(
+    backbone: nn.Module,
+    source: Source,
+    *,
+    size: int,
+    indices: Int64[np.ndarray, " chosen"],
+    look: Look | None = None,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
+) -> Iterator[Features]:
+    """Yield what `extract_features` returns, batch by batch; UserError at the end where no image could be read."""
+    look = look or Look()
     use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that
     loader = DataLoader(
-        views,
+        _Views(source, indices, size, square=look.square),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
@@ -81,8 +120,7 @@ def extract_features(
     )
     network = _network(backbone, look)
     with exact_float32():
-        found = _run(backbone, network, loader, torch.device(device), len(wanted), progress, mean=mean, std=std)
-    return found if file is None else store(file, found)
+        yield from _run(backbone, network, loader, torch.device(device), len(indices), progress, mean=mean, std=std)
 
 
 class _Views(Dataset[tuple[int, np.ndarray | Skip]]):
@@ -149,7 +187,6 @@ def windows(maps: Float[Tensor, "batch channels rows columns"], grid: int) -> Fl
     return F.avg_pool2d(lifted, (rows - grid + 1, columns - grid + 1), stride=1).flatten(1)
 
 
-@torch.no_grad()
 def _run(
     backbone: nn.Module,
     network: Callable[[Tensor], Tensor],
@@ -160,26 +197,25 @@ def _run(
     *,
     mean: Colour,
     std: Colour,
-) -> Features:
+) -> Iterator[Features]:
     training = backbone.training
     backbone.to(device).eval()
-    rows: list[np.ndarray] = []
-    index: list[int] = []
-    digest: list[int] = []
-    skipped: list[Skip] = []
     batches: Iterator[_Batch] = iter(loader)
+    done, read, reason = 0, 0, ""
     try:
         for batch in batches:
+            rows = np.empty((0, 0), np.float32)
             if batch.index:
                 inputs = normalise(batch.images.to(device, non_blocking=True), mean=mean, std=std)
-                rows.append(network(inputs).float().cpu().numpy())
-            index += batch.index
-            digest += batch.digest
-            skipped += batch.skipped
+                with torch.no_grad():
+                    rows = network(inputs).float().cpu().numpy()
+            index, digest = np.array(batch.index, np.int64), np.array(batch.digest, np.uint64)
+            yield Features(rows, index, digest, tuple(batch.skipped))
+            done, read = done + len(batch.index) + len(batch.skipped), read + len(batch.index)
+            reason = reason or "".join(f"; {skip.reason}" for skip in batch.skipped[:1])
             if progress is not None:
-                progress("features", len(index) + len(skipped), images)
+                progress("features", done, images)
     finally:
         backbone.train(training)
-    if not rows:
-        raise UserError(f"data: none of {images} images could be read" + "".join(f"; {s.reason}" for s in skipped[:1]))
-    return Features(np.concatenate(rows), np.array(index, np.int64), np.array(digest, np.uint64), tuple(skipped))
+    if not read:
+        raise UserError(f"data: none of {images} images could be read{reason}")

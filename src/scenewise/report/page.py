@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from scenewise.outputs import write_whole
 from scenewise.report.curves import Panel, draw, panels, style
 from scenewise.report.records import ComparisonTable, Interval, RunRecord, read_run
 from scenewise.report.trend import final_advice, last_figures, series, summary, too_young
@@ -74,18 +75,12 @@ def write_report(
         whisker=whisker,
         best=best,
     )
-    out.write_bytes(page.encode("utf-8", errors="replace"))  # a file name need not be valid Unicode
+    write_page(out, page)
 
 
 def write_page(out: Path, page: str) -> None:
     """Write a page to `out`, whole or not at all; its folder must exist."""
-    content = page.encode("utf-8", "backslashreplace")  # a file name need not be valid Unicode
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(out, page.encode("utf-8", "backslashreplace"))  # a file name need not be valid Unicode
 
 
 def template(name: str) -> Template:

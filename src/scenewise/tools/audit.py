@@ -30,6 +30,7 @@ from scenewise.tools.audit_pairs import DRAWS, pair_figures
 from scenewise.tools.audit_sample import Measured, ReadingTime, Setting, draw_sample, measure_all, time_reading
 from scenewise.tools.audit_survey import Survey, survey_images
 from scenewise.types import Skip
+from scenewise.views.opencv import check_opencv
 from scenewise.views.policies import POLICIES
 from scenewise.views.regions import RegionPolicy
 
@@ -54,7 +55,7 @@ def audit(
     judge: str | Path | None = None,
     html: str | Path | None = None,
     limit: int = LIMIT,
-    size: int = 224,
+    size: int | None = None,
     seed: int = 0,
     workers: int = 0,
     overwrite: bool = False,
@@ -68,7 +69,8 @@ def audit(
     are: a file of proposals, `labels`, `saliency`, or None: labels where there are some, else regions that stand out,
     which no generator of `scenewise propose` uses. So crops are judged by other boxes than those that made them; where
     they are the same, by request, a note says so. html: a page to write too. limit: images decoded, drawn by the seed.
-    size: pixels of a full view. Raises UserError for wrong input, before any work.
+    size: pixels of a full view, for which crops are judged and the rest is recommended; None: what is recommended for
+    these photos. Raises UserError for wrong input, before any work.
     """
     display, html = display or Quiet(), None if html is None else Path(html)
     proposals = None if proposals is None else str(proposals)
@@ -77,27 +79,30 @@ def audit(
         lambda: _check_terms(limit=limit, size=size, proposals=proposals, judge=judge),
         lambda: check_output("--html", html, overwrite=overwrite),
         lambda: parse_spec(data),
+        check_opencv,
     )
     source = open_with_display(data, display, reindex=reindex)
     proposed, notes = open_offered(proposals, source, folder=None, field=PROPOSALS)
     chosen, said = choose_judge(judge, source)
     if proposed is not None and generator_of(proposed) == chosen.generator:
         said = [*said, "crops are judged by boxes of the generator that made them: their shares are upper bounds"]
-    setting = Setting(_policies(proposed), proposed, proposals, chosen, size, seed)
     survey = survey_images(source, display)
-    sample = _sample(source, survey, setting, limit=limit, workers=workers, display=display)
-    found = _audit(data, source, survey, sample, setting, notes=[*source.notes, *notes, *said])
+    judged = choose_size(survey.short_side)[0] if size is None else size
+    setting = Setting(_policies(proposed), proposed, proposals, chosen, judged, seed)
+    sample = _sample(source, setting, limit=limit, workers=workers, display=display)
+    said = [*source.notes, *notes, *said]
+    found = _audit(data, source, survey, sample, setting, asked=size, notes=said)
     if html is not None:
         with writing(html):
             write_audit(html, audit_page(found, source, sample.measured, setting))
     return found
 
 
-def _check_terms(*, limit: int, size: int, proposals: str | None, judge: str | None) -> None:
+def _check_terms(*, limit: int, size: int | None, proposals: str | None, judge: str | None) -> None:
     problems = []
     if limit < 1:
         problems.append(f"--limit: {limit}; at least 1 image has to be looked at")
-    if size < LEAST_SIZE:
+    if size is not None and size < LEAST_SIZE:
         problems.append(f"--size: {size}; at least {LEAST_SIZE} pixels")
     for option, asked in ((PROPOSALS, proposals), (JUDGE, judge)):
         if asked == AUTO:
@@ -132,11 +137,10 @@ def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:
     return {name: kind().decide(proposed.mean_area) for name, kind in POLICIES.items()}
 
 
-def _sample(source: Source, survey: Survey, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
+def _sample(source: Source, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
     drawn = draw_sample(len(source), limit, seed=setting.seed)
-    advised, _ = choose_size(survey.short_side)  # whatever size crops are judged at
     with display.bar("timing the reading", None):
-        reading = time_reading(source, drawn.tolist(), size=advised, seed=setting.seed)
+        reading = time_reading(source, drawn.tolist(), size=setting.size, seed=setting.seed)
     with display.bar("looking at the images", len(drawn)) as bar:
         measured, skipped = measure_all(source, np.sort(drawn).tolist(), setting, workers=workers, progress=bar.update)
     if reading is None or not measured:
@@ -146,9 +150,16 @@ def _sample(source: Source, survey: Survey, setting: Setting, *, limit: int, wor
 
 
 def _audit(
-    data: str, source: Source, survey: Survey, sample: Sample, setting: Setting, *, notes: Sequence[str]
+    data: str,
+    source: Source,
+    survey: Survey,
+    sample: Sample,
+    setting: Setting,
+    *,
+    asked: int | None,
+    notes: Sequence[str],
 ) -> Audit:
-    """Return the figures of what was found, and what follows from them."""
+    """Return the figures of what was found, and what follows from them; asked: the size that the user wants."""
     measured = sample.measured
     indices = [each.index for each in measured]
     digests = [each.digest for each in measured]
@@ -164,10 +175,10 @@ def _audit(
         for first, second in near_pairs(np.stack([each.looks for each in measured])).tolist()
         if digests[first] != digests[second]
     ]
-    usable = int((~survey.tiny).sum()) - len(sample.skipped)
     facts = Facts(
         data=data,
-        images=usable,
+        images=len(source) - len(sample.skipped),
+        size=asked,
         short_side=survey.short_side,
         objects=float(objects.mean()) if setting.judge.generator == LABELS else None,
         missed={name: 1 - found.common.value for name, found in pairs.items() if found.common is not None},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from scenewise.engine.proposed import LABELS
 from scenewise.methods import method_class
 from scenewise.views.slots import full_views
+from scenewise.wording import counted
 
 SIZES = (32, 64, 96, 112, 128, 160, 192, 224)  # those of CIFAR, Tiny ImageNet and STL-10, our runs', the papers' 224
 SMALL_SIZE = 96  # of STL-10: the largest images that MSVQ was published on
@@ -27,6 +28,8 @@ MOST_FALLBACKS = 0.5  # of a policy's pairs: beyond it is another policy than it
 OBJECT_CROPS = ("object", "overlap")  # the policies that their papers propose; the others are their ablations
 RUN_BYTES = 320_000_000  # measured: a run folder of MoCo v2 on a ResNet-50, checkpoint and exported backbone
 PROPOSAL_BYTES = 20_000  # at most, an image: 1,000 boxes of four int32 and a float32
+# seconds of a core, a photo: selective search at its defaults on an AMD EPYC (Zen 4), two training runs beside it
+PROPOSE_SECONDS = 0.14
 SCRATCH = 100_000  # images: the scene methods were published from scratch on COCO's 118,000 and more
 
 
@@ -34,8 +37,9 @@ SCRATCH = 100_000  # images: the scene methods were published from scratch on CO
 class Facts:
     """The figures that the rules look at.
 
-    images: how many can be used. short_side: pixels that three quarters of the images reach. objects: mean number an
-    image by labels, None without labels: proposals do not count objects. missed: policy -> share of view pairs WITHOUT
+    images: how many can be used. size: pixels of a view that the user wants, None: to be chosen. short_side: pixels
+    that three quarters of the images reach. objects: mean number an image by labels, None without labels: proposals do
+    not count objects. missed: policy -> share of view pairs WITHOUT
     a common object, where known. fallbacks: policy -> share of the pairs that it could not cut as its name says.
     decode_seconds, view_seconds: of one image on one core: reading it, making one view of it. proposals: how the user
     named those to cut by, None where nobody did. packed: whether they came with the images, and need no name.
@@ -43,6 +47,7 @@ class Facts:
 
     data: str
     images: int
+    size: int | None
     short_side: float
     objects: float | None
     missed: Mapping[str, float]
@@ -70,15 +75,21 @@ class Recommendation:
 
 def recommend(facts: Facts) -> Recommendation:
     """Return what to use for images with these figures, each choice with its reason."""
-    size, why_size = choose_size(facts.short_side)
+    size, why_size = (
+        choose_size(facts.short_side) if facts.size is None else (facts.size, f"size {facts.size}: asked for")
+    )
     crops, why_crops = choose_crops(facts)
     method, why_method = choose_method(facts, size=size, crops=crops)
     batch_size, why_batch = choose_batch(facts)
     epochs, why_epochs = choose_epochs(facts, batch_size=batch_size)
-    disk, why_disk = expected_disk(facts, crops=crops)
-    hours, why_hours = expected_reading(facts, method=method, epochs=epochs)
+    disk, why_disk = expected_disk(facts, proposing=proposes(facts, crops))
+    hours, why_hours = expected_reading(facts, method=method, epochs=epochs, proposing=proposes(facts, crops))
     reasons = [why_method, why_crops, why_size, why_batch, why_epochs, why_disk, why_hours]
-    if facts.images < SCRATCH:
+    if facts.images < 2:
+        reasons.insert(
+            0, f"{counted(facts.images, 'image')} can be read, and a batch is two at least: nothing to train on"
+        )
+    elif facts.images < SCRATCH:
         reasons.append(
             f"--init: {facts.images:,} images are fewer than the methods for scenes were published on from scratch "
             "(COCO, 118,000): starting from existing weights, --init timm:resnet50, is the way to beat those"
@@ -100,9 +111,9 @@ def choose_size(short_side: float) -> tuple[int, str]:
     """Return the largest usual size under the short side (pixels) that three quarters of the images reach, and why."""
     size = max((size for size in SIZES if size <= short_side), default=SIZES[0])
     most = " (the papers' size)" if size == SIZES[-1] else ""
+    larger = "larger views would be enlarged pixels" if short_side >= size else "so these are enlarged pixels already"
     return size, (
-        f"size {size}{most}: three quarters of the images have a short side of {short_side:.0f} px or more; "
-        "larger views would be enlarged pixels"
+        f"size {size}{most}: three quarters of the images have a short side of {short_side:.0f} px or more; {larger}"
     )
 
 
@@ -111,9 +122,9 @@ def choose_crops(facts: Facts) -> tuple[str, str]:
     scene = facts.missed.get("scene")
     if scene is None:
         return "scene", "crops scene: no objects are known, so nothing says that random crops miss them"
-    said = f"two random crops have no object in common in {scene:.0%} of the pairs"
+    said = f"two random crops have no object in common in {scene:.1%} of the pairs"
     if scene < RARE:
-        return "scene", f"crops scene: {said}: there is little to repair (under {RARE:.0%})"
+        return "scene", f"crops scene: {said}: there is little to repair (under {RARE:.1%})"
     possible = [name for name in OBJECT_CROPS if name in facts.missed]
     if not possible:
         return "scene", (
@@ -131,12 +142,12 @@ def choose_crops(facts: Facts) -> tuple[str, str]:
     if measured[best] > HALVED * scene:
         return "scene", (
             f"crops scene: {said}, and object-aware crops by these proposals do not halve that (best: {best}, "
-            f"{measured[best]:.0%}{''.join('; ' + each for each in left)})"
+            f"{measured[best]:.1%}{''.join('; ' + each for each in left)})"
         )
     paper = "UniVIP" if best == "overlap" else "object-aware cropping"
     return (
         best,
-        f"crops {best} ({paper}): {said}, with these in {measured[best]:.0%}{''.join('; ' + each for each in left)}",
+        f"crops {best} ({paper}): {said}, with these in {measured[best]:.1%}{''.join('; ' + each for each in left)}",
     )
 
 
@@ -166,7 +177,7 @@ def choose_batch(facts: Facts) -> tuple[int, str]:
     while batch > LEAST_BATCH and facts.images < STEPS_AN_EPOCH * batch:
         batch //= 2
     if facts.images < batch:
-        return max(2, facts.images), f"batch {max(2, facts.images)}: all {facts.images:,} images"
+        return max(2, facts.images), f"batch {max(2, facts.images)}: all there are"
     if batch == BATCH:
         return batch, f"batch {BATCH}: what the published learning rates are given for"
     return batch, f"batch {batch}: at {BATCH} an epoch of {facts.images:,} images has fewer than {STEPS_AN_EPOCH} steps"
@@ -182,9 +193,15 @@ def choose_epochs(facts: Facts, *, batch_size: int) -> tuple[int, str]:
     return epochs, f"epochs {epochs}: as many steps as the shortest published runs have ({STEPS:,}){most}"
 
 
-def expected_disk(facts: Facts, *, crops: str) -> tuple[int, str]:
-    """Return the bytes a run will add to the disk, and what that rests on."""
-    proposals = 0 if crops == "scene" else facts.images * PROPOSAL_BYTES
+def proposes(facts: Facts, crops: str) -> bool:
+    """Return whether proposals are to be made: for the crops, or to find out which; labelled boxes are nobody's."""
+    known = facts.proposals is not None and facts.proposals != LABELS
+    return not known and not facts.packed and (crops != "scene" or facts.missed.get("scene", 0) >= RARE)
+
+
+def expected_disk(facts: Facts, *, proposing: bool) -> tuple[int, str]:
+    """Return the bytes that the commands will add to the disk, and what that rests on."""
+    proposals = facts.images * PROPOSAL_BYTES if proposing else 0
     said = f", and at most {shown_bytes(proposals)} of proposals" if proposals else ""
     return RUN_BYTES + proposals, (
         f"disk {shown_bytes(RUN_BYTES + proposals)}: a run folder of a ResNet-50 (measured, MoCo v2: checkpoint and "
@@ -192,15 +209,17 @@ def expected_disk(facts: Facts, *, crops: str) -> tuple[int, str]:
     )
 
 
-def expected_reading(facts: Facts, *, method: str, epochs: int) -> tuple[float, str]:
+def expected_reading(facts: Facts, *, method: str, epochs: int, proposing: bool) -> tuple[float, str]:
     """Return the core-hours of reading and cropping, and what they rest on; small views count by their area."""
     kind = method_class(method)
     views = full_views(kind.slots(kind.Config()))
     hours = facts.images * epochs * (facts.decode_seconds + views * facts.view_seconds) / 3600
+    proposals = facts.images * PROPOSE_SECONDS / 3600
+    before = f"{proposals:,.1f} core-hours of making proposals ({PROPOSE_SECONDS} s a photo, measured), and "
     return hours, (
-        f"time: {hours:,.1f} core-hours of reading and cropping for {views:.3g} full views an image and epoch, from "
-        "the times measured here (divide by the number of workers); the encoder's time depends on the device and is "
-        "not in it: `scenewise pretrain` shows it after the first steps"
+        f"time: {before if proposing else ''}{hours:,.1f} core-hours of reading and cropping for {views:.3g} full "
+        "views an image and epoch, from the times measured here (divide by the number of workers); the encoder's time "
+        "depends on the device and is not in it: `scenewise pretrain` shows it after the first steps"
     )
 
 
@@ -215,7 +234,7 @@ def commands(facts: Facts, *, method: str, crops: str, size: int, batch_size: in
         f"scenewise pretrain {data} --method {method}{cut} --size {size} --batch-size {batch_size} --epochs {epochs} "
         "--out RUN"
     ]
-    if not known and not facts.packed and (crops != "scene" or facts.missed.get("scene", 0) >= RARE):
+    if proposes(facts, crops):
         lines = [f"scenewise propose {data} --out {file}", f"scenewise audit {data} --proposals {file}", *lines]
     return tuple(lines)
 

@@ -151,7 +151,7 @@ class Audit:
             ("on disk", "no files" if self.bytes is None else shown_bytes(self.bytes)),
             ("objects an image", f"{self.objects.mean():.1f}"),
             ("to read and decode an image", f"{1000 * decode:.1f} ms"),
-            (f"with two views of {self.size} px", f"{1000 * views:.1f} ms: {1 / views:,.0f} images/s a core"),
+            (f"with two views of {self.reading.size} px", f"{1000 * views:.1f} ms: {1 / views:,.0f} images/s a core"),
         ]
 
     def choice(self) -> str:

@@ -81,7 +81,7 @@ def cut_photos(source: Source, measured: Sequence[Measured], setting: Setting) -
                 proposals=np.zeros((0, 4)) if proposals is None else proposals[:PROPOSALS],
                 pairs={name: cut.boxes[0] for name, cut in cuts.items()},
                 told={
-                    name: f"{'object in common' if each.common > 0 else 'nothing in common'}, IoU {each.overlap:.2f}"
+                    name: f"{_in_common(each.common, len(objects))}, IoU {each.overlap:.2f}"
                     for name, each in judged.items()
                 },
                 caption=Path(record.key).name,
@@ -92,3 +92,9 @@ def cut_photos(source: Source, measured: Sequence[Measured], setting: Setting) -
 
 def _interval(figure: Figure) -> tuple[float, float, float]:
     return figure.value, figure.low, figure.high
+
+
+def _in_common(share: float, objects: int) -> str:
+    if not objects:
+        return "no object known"
+    return "object in common" if share > 0 else "nothing in common"

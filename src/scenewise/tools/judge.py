@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from scenewise.engine.config_tree import read_yaml
 from scenewise.engine.display import Display, Quiet
 from scenewise.engine.machine import choose_device
 from scenewise.engine.run import open_with_display
-from scenewise.errors import UserError
+from scenewise.errors import UserError, all_at_once
 from scenewise.evaluate.evaluation import Evaluation
 from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.protocols import load_protocol
@@ -118,10 +121,11 @@ def evaluate(
 
 def check_names(terms: Terms, data: str, test_data: str | None) -> None:
     """Raise UserError for protocols, settings, devices and kinds of data that do not exist, before any is opened."""
-    choose_device(terms.device)
-    terms.choose()
-    for spec in filter(None, (data, test_data)):
-        parse_spec(spec)
+    all_at_once(
+        lambda: choose_device(terms.device),
+        terms.choose,
+        *(partial(parse_spec, spec) for spec in (data, test_data) if spec is not None),
+    )
 
 
 def judge_subject(
@@ -129,8 +133,9 @@ def judge_subject(
 ) -> Evaluation:
     """Return the figures of one subject on opened sources, under a progress bar of that title."""
     use_one_thread()
-    notes = [*subject.notes, *pool_notes(subject.name, test)]
     with display.bar(title, None) as bar:
+        bar.update(0, text="looking for test images in the pre-training pool")
+        notes = [*subject.notes, *pool_notes(subject.name, test)]
         exam = terms.exam(
             subject, train, test, progress=lambda text, done, total: bar.update(done, total=total, text=text)
         )
@@ -216,20 +221,26 @@ def pool_notes(subject: str, test: Source) -> list[str]:
         pool = open_source(recorded)
     except UserError as error:
         return [f"whether test images were in the pre-training pool is not known: {error.problems[0]}"]
-    seen = identities(pool) & identities(test)
+    seen = set(identities(test)).intersection(identities(pool))  # the pool may have millions, and is not kept
     if not seen:
         return []
     return [f"{len(seen)} of the {len(test)} test images were in the pre-training pool (without their labels)"]
 
 
-def identities(source: Source) -> set[str]:
-    """Return what tells the images of a source apart: the real path of a file, the key within its data otherwise."""
-    spec = parse_spec(source.spec)
-    base = Path(spec.path)
-    folder = base if base.is_dir() else base.parent
-    names = set()
+def identities(source: Source) -> Iterator[str]:
+    """Yield what tells the images of a source apart: the real path of a file, the key within its data otherwise."""
+    base = Path(parse_spec(source.spec).path)
+    root = str(base if base.is_dir() else base.parent)
+    folders: dict[str, str] = {}
     for index in range(len(source)):
         key = source[index].key
-        path = folder / key
-        names.add(str(path.resolve()) if path.exists() else f"{source.spec}|{key}")
-    return names
+        folder, _, name = f"{root}/{key}".rpartition("/")  # plain text: a million of pathlib's would take minutes
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = f"{folders[folder]}/{name}"
+        try:
+            linked = stat.S_ISLNK(os.lstat(path).st_mode)
+        except OSError:
+            yield f"{source.spec}|{key}"
+            continue
+        yield os.path.realpath(path) if linked else path

@@ -138,6 +138,10 @@ def study(
     others are done; Interrupted after saving.
     """
     display, out = display or Quiet(), None if out is None else Path(out)
+    others = {"--choose": choose, "--jobs": jobs, "--overwrite": overwrite}
+    unused = [name for name, value in {**others, "--plan": plan and table is not None}.items() if value]
+    if unused and (table is not None or plan):
+        raise UserError(f"{unused[0]}: has no effect with {'--table' if table is not None else '--plan'}; leave it out")
     if table is not None:
         if file is not None or out is not None:
             raise UserError("--table: makes a table of its JSON alone; leave out the study file and --out")

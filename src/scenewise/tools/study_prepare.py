@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from scenewise.backbones import load_subject
 from scenewise.engine.check import check_config
@@ -77,7 +78,7 @@ def check_data(plan: StudyPlan, closed: Mapping[str, str], display: Display) -> 
     opened = {"test": open_splits(plan.study.test_on.train, plan.study.test_on.test, display)}
     if plan.study.choose_on is not None:
         opened["choose"] = open_splits(plan.study.choose_on.train, plan.study.choose_on.test, display)
-        shared = set[str]().union(*map(identities, opened["choose"])) & identities(opened["test"][1])
+        shared = set(identities(opened["test"][1])).intersection(chain.from_iterable(map(identities, opened["choose"])))
         if shared:
             problems.append(
                 f"choose_on: {len(shared)} of its images are test images of `test_on`, for example {min(shared)}; "
