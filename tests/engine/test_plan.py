@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scenewise.engine.check import check_config
 from scenewise.engine.config import build
-from scenewise.engine.plan import GROUP, choose_group
+from scenewise.engine.plan import GROUP, choose_group, object_notes
 from scenewise.errors import UserError
+from scenewise.sources import open_source
+from scenewise.tools.pack import pack
+from scenewise.views.objects import Object
+from scenewise.views.scene import Scene
+from scenewise.views.slots import Slot, multi_crop
 
 
 @given(batch=st.integers(2, 1024), processes=st.integers(1, 8))
@@ -50,3 +57,22 @@ def test_one_image_at_once_is_refused_before_any_work() -> None:
     with pytest.raises(UserError, match=r"^engine\.accumulate: 4 leaves one image .* use 2 or less"):
         check_config(build(tree))
     check_config(build({**tree, "backbone": {"name": "resnet18", "norm": "group"}}))
+
+
+def test_views_that_are_always_the_whole_window_are_told() -> None:
+    """A lower bound of 0.14 divided by a mean area of 0.14 or less is 1: there is nothing to draw."""
+    source, slots = open_source("synthetic:4"), multi_crop("moco", large=("large", 2), small=4)
+    for mean_area, fixed in ((0.14, True), (0.1, True), (0.15, False), (None, False)):
+        notes = object_notes(Object(mean_area=mean_area), slots, source)
+        assert any("always the whole of their window" in note for note in notes) == fixed
+    assert object_notes(Object(mean_area=0.1, object_scale=0.5), slots, source) == []
+    assert object_notes(Scene(), slots, source) == []
+
+
+def test_objects_of_packed_photos_are_told_to_be_larger(tmp_path: Path) -> None:
+    pack("synthetic:6", out=tmp_path / "packed", short_side=40)
+    source = open_source(f"shards:{tmp_path / 'packed'}")
+    plain, patches = {"query": Slot(augmentation="moco")}, {"objects": Slot(augmentation="moco", instance=True)}
+    assert object_notes(Scene(), plain, source) == []
+    assert "these photos were packed" in object_notes(Object(), plain, source)[0]
+    assert "these photos were packed" in object_notes(Scene(), patches, source)[0]

@@ -28,8 +28,9 @@ from scenewise.views.instances import instance_count
 from scenewise.views.loading import Proposals
 from scenewise.views.overlap import Overlap
 from scenewise.views.policies import policy_name
-from scenewise.views.regions import RegionPolicy
+from scenewise.views.regions import RegionPolicy, area_range
 from scenewise.views.slots import Slot, scale_slots
+from scenewise.views.windows import is_small
 
 DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
 GROUP = 32  # images that share batch statistics: MoCo's 256 images on 8 GPUs
@@ -113,6 +114,27 @@ def unused_objects(crops: RegionPolicy, proposals: str | None, slots: Mapping[st
         notes.append(f"crops.instances has no effect: the method shows {count} instances (method.instances)")
     if isinstance(config, HasHeads) and config.heads == "dual" and not name.startswith("object"):
         notes.append(f"method.heads=dual: crops {name!r} give no views of objects, so one head learns nothing")
+    return notes
+
+
+def object_notes(crops: RegionPolicy, slots: Mapping[str, Slot], source: Source) -> list[str]:
+    """Return what to say of crops by objects that may not be what is expected: without chance, or of packed photos."""
+    notes = []
+    mean_area = getattr(crops, "mean_area", None)
+    if mean_area is not None and getattr(crops, "object_scale", None) is None:
+        fixed = [name for name, slot in slots.items() if area_range(slot)[0] >= mean_area and not is_small(slot)]
+        if fixed:
+            notes.append(
+                f"a proposal covers {mean_area:.0%} of its photo on average, so views of objects ({', '.join(fixed)}) "
+                "are always the whole of their window; to crop it at random set crops.object_scale, for example 0.5"
+            )
+    objects = crops.needs_proposals or any(slot.instance for slot in slots.values())
+    if objects and source.spec.startswith("shards:"):
+        notes.append(
+            "these photos were packed: with them their boxes became smaller, but not the pixels that crops and objects "
+            "have at least; crops by objects show more of a photo than on the unpacked ones, the more it was reduced "
+            "(`scenewise pack --short-side` larger keeps more)"
+        )
     return notes
 
 
@@ -239,6 +261,7 @@ def make_plan(
     slots = scale_slots(kind.slots(method_config), config.data.size)
     cut_by = config.data.proposals if proposals is None else config.data.proposals or "packed"
     notes += unused_objects(crops, cut_by, slots, method_config)
+    notes += object_notes(crops, slots, source)
     backbone, said = make_backbone(config, fresh=fresh)
     notes += said
     backbone.weights = dataclasses.replace(
