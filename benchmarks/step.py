@@ -2,12 +2,12 @@
 
     python benchmarks/step.py [--quick] [--json FILE]
 
-ResNet-18, 64-pixel views, 32 images, on one thread of the CPU in float32; where there is a CUDA device also ResNet-50,
-224 pixels, 256 images in bf16 there. The bare passes take the same normalised views through copies of the
-run's own backbones: MoCo v2 one view forward and back and one forward, SimCLR both views forward and back. What the
-step adds is normalisation, heads, loss, queue, gradients' sums, optimiser, teacher and the health figures; it is also
-timed part by part. Seconds, of processor time on the CPU (others on the machine do not count then), of wall clock on
-CUDA; medians over rounds.
+ResNet-18, 64-pixel views, 128 images (the studies' batch), on one thread of the CPU in float32; where there is a CUDA
+device also ResNet-50, 224 pixels, 256 images in bf16 there. The bare passes take the same normalised views through
+copies of the run's own backbones: MoCo v2 one view forward and back and one forward, SimCLR both views forward and
+back. What the step adds is, on CUDA, flips, colours and blurs, and everywhere normalisation, heads, loss, queue,
+gradients' sums, optimiser, teacher and the health figures; it is also timed part by part. Seconds, of processor time on
+the CPU (others on the machine do not count then), of wall clock on CUDA; medians over rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from itertools import count, repeat
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rows import Row, compare, run_alone, take_turns
@@ -33,6 +34,8 @@ from scenewise.engine.watch import Stopwatch
 from scenewise.sources import open_source
 from scenewise.types import Batch, Progress
 from scenewise.views.collate import normalise
+from scenewise.views.on_device import as_numbers
+from scenewise.views.pipeline import draw_views
 
 BARE, WHOLE = "bare backbone passes", "whole step"
 GOAL = "at most 1.05 x"
@@ -51,18 +54,28 @@ def make_loop(fabric: Fabric, folder: Path, *, method: str, backbone: str, size:
 
 
 def make_batch(loop: Loop, size: int, images: int) -> Batch:
-    """Return noise as the loader hands it over: uint8, channels last in memory."""
+    """Return noise as the loader hands it over: uint8, channels last in memory, finished or to be finished."""
     generator = torch.Generator().manual_seed(0)
     views = {
         name: torch.randint(256, (slot.count, images, size, size, 3), generator=generator, dtype=torch.uint8)
         for name, slot in loop.plan.slots.items()
     }
-    return Batch(
+    drawn = [draw_views(loop.plan.slots, seed=0, epoch=0, index=index) for index in range(images)]
+    finished = loop.plan.config.engine.photometrics != "device"
+    numbers = {
+        name: torch.from_numpy(
+            np.array([[as_numbers(each[name][view]) for each in drawn] for view in range(slot.count)])
+        )
+        for name, slot in loop.plan.slots.items()
+    }
+    batch = Batch(
         index=torch.arange(images),
         views={name: view.permute(0, 1, 4, 2, 3) for name, view in views.items()},
         boxes={name: torch.zeros(view.shape[0], images, 4) for name, view in views.items()},
         kinds={name: torch.zeros(view.shape[:2], dtype=torch.int8) for name, view in views.items()},
+        photometry={} if finished else numbers,
     )
+    return batch.pin_memory() if loop.fabric.device.type == "cuda" else batch
 
 
 def bare(loop: Loop, batch: Batch, method: str) -> Callable[[], None]:
@@ -124,7 +137,7 @@ def parts_of(loop: Loop, batch: Batch, method: str) -> dict[str, Callable[[], ob
         BARE: bare(loop, batch, method),
         WHOLE: whole,
         "  of it: optimiser and teacher": update,
-        "  of it: to the device, normalised": ready,
+        "  of it: views to the device, finished and normalised": ready,
     }
 
 
@@ -144,10 +157,10 @@ def measure(device: str, method: str, *, backbone: str, size: int, images: int, 
 def rows(*, quick: bool) -> list[Row]:
     """Return the rows of this benchmark."""
     torch.set_num_threads(1)
-    rounds = 5 if quick else 15
+    rounds = 3 if quick else 9
     found = []
     for method in ("mocov2", "simclr"):
-        found += measure("cpu", method, backbone="resnet18", size=64, images=32, rounds=rounds)
+        found += measure("cpu", method, backbone="resnet18", size=64, images=128, rounds=rounds)
         if torch.cuda.is_available():
             found += measure("cuda", method, backbone="resnet50", size=224, images=256, rounds=rounds)
     return found

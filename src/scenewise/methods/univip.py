@@ -55,8 +55,8 @@ class UniVIP(Method):
         regression: Literal["neg_cosine", "byol"] = "neg_cosine"  # - cos as printed, or 2 - 2 cos: twice the gradient
         marginal_norm: Literal["sum1", "none"] = "sum1"  # "none": as printed, with a mass that nothing bounds
         marginal_features: Literal["raw", "l2"] = "raw"  # as printed, or of length 1
-        epsilon: Positive = 0.1  # of the transport: OTA's (arXiv 2103.14259), whose solver it is
-        iterations: Count = 50  # of the transport: OTA's
+        epsilon: Positive = 0.1  # of Sinkhorn's iterations for the transport: OTA's (arXiv 2103.14259)
+        iterations: Count = 50  # of Sinkhorn: OTA's
         momentum: Share = 0.99  # of the teacher at the start: ORL's
         momentum_schedule: MomentumSchedule = "cosine"  # to 1 at the end: ORL's
         hidden: Count = 4096  # of projector and predictor: BYOL's

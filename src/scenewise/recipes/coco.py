@@ -275,7 +275,10 @@ def univip_coco_800() -> Recipe[UniVIP.Config]:
     momentum of Jiahao000/ORL (SGD 0.4 at 512 photos is 0.2 at 256), the instances as utkutpcgl/UniVIP reports them.
     Open in the paper: the solver's numbers (here OTA's), the augmentation of the instances (here ORL's pairs), the
     projector (here BYOL's), the scale of the loss (here as printed, half of BYOL's at the same rate).
-    Departures: the marginals of the transport are rescaled to one mass; the cosine starts at the end of the warm-up.
+    Departures: the marginals of the transport are rescaled to one mass; the cosine starts at the end of the warm-up;
+    the boxes are the propose default's, in its order, and the first that fit are taken (nearer to what is published,
+    and slower: --mode fast --working-size 0; docs/decisions/0005-proposals.md compares them); views are resized
+    bilinearly, not bicubically.
     """
     return Recipe(
         method=UniVIP.Config(

@@ -37,6 +37,9 @@ def oac_openimages_200() -> Recipe[MoCoV2.Config]:
     Source: OAC (arXiv 2112.00319), README and code of shlokk/object-cropping-ssl: Obj-Obj+Dilate, the best ten boxes,
     dilated by 0.2 of the photo, views exchanged with probability 1/2.
     Departures: an epoch is every photo once (the released loader has one entry a box, about 12 of a photo); boxes are
-    BING's (the released loader reads the labelled ones); a small box grows to the view's size around its centre.
+    BING's (the released loader reads the labelled ones); a small box grows to the view's size around its centre, and
+    is dilated by a share of the photo (the released code: of its coordinate); an object view covers at least 0.2 / the
+    mean share of a box (the paper; the released default is 0); boxes under 32 px or of an aspect over 4 are left out
+    (ours).
     """
     return replace(mocov2_openimages_200(), crops=OBJECT)
