@@ -287,7 +287,11 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.mode, self.asked = folder, "ranges", list[tuple[str, str]]()
-        self.failures = 0
+        self.failures, self.connections = 0, 0
+
+    def process_request(self, *given: Any) -> None:
+        self.connections += 1
+        super().process_request(*given)
 
     @property
     def address(self) -> str:
@@ -296,6 +300,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
+    protocol_version = "HTTP/1.1"  # connections are kept
 
     def log_message(self, *given: Any) -> None:
         pass
@@ -333,6 +338,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[:100] if mode == "cut" else content)
+        self.close_connection = mode in ("cut", "closing")
 
 
 @pytest.fixture
@@ -343,6 +349,7 @@ def server(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield served
+    shards_http.hang_up()
     served.shutdown()
     thread.join()
     served.server_close()
@@ -363,6 +370,20 @@ def test_shards_are_read_from_an_address(server: Server, photos: Path, tmp_path:
     server.failures = 2
     assert open_source(f"shards:{server.address}/x")[3].read() == folder[3].read()
     assert not list((tmp_path / "cache" / "shards").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("mode", ["ranges", "closing", "moved"])
+def test_all_images_come_over_one_connection(server: Server, photos: Path, mode: str) -> None:
+    """A server that closes it after each answer, or sends elsewhere, is asked anew each time."""
+    remote, folder = open_source(f"shards:{server.address}/s"), open_source(str(photos))
+    server.mode, before = mode, server.connections
+    shards_http.hang_up()
+    assert [record.read() for record in remote] == [record.read() for record in folder]
+    made = server.connections - before
+    assert made == 1 if mode == "ranges" else made >= len(remote)
+    if mode == "ranges":
+        server.mode = "closing"  # and a connection that broke meanwhile is made again
+        assert [remote[0].read(), remote[0].read()] == [folder[0].read()] * 2
 
 
 def test_what_is_wrong_at_an_address_is_told(server: Server, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def cure(wait: float, loading: Loading) -> str:
     if cures:
         return ", ".join(cures)
     if read > max(decode, rest):
-        return f"a faster disk: it is the limit, as reading files is {_percent(read)} of the loading"
+        where = "a faster disk, or, of shards at an address, more --workers than cores"
+        return f"{where}: reading files is the limit, {_percent(read)} of the loading"
     return (
         f"more cores or a smaller --size: the cores are the limit, {workers} workers on {counted(cores, 'core')}, "
         f"{_percent(decode)} of the loading is decoding and {_percent(rest)} crops and colours"

@@ -1,8 +1,13 @@
-"""Files and parts of files behind an http or https address, by the standard library: proxies, redirections, retries."""
+"""Files and parts of files behind an http or https address, by the standard library: proxies, redirections, retries.
+
+Parts are asked for over a connection that is kept: a new one for each image would take several round trips. Where that
+does not do - a proxy, a redirection, whatever goes wrong - `urllib` asks, once for each part.
+"""
 
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import time
 import urllib.error
@@ -16,6 +21,11 @@ TIMEOUT = 30.0  # seconds without an answer
 WAITS = (0.5, 2.0, 8.0)  # seconds before asking again: servers that are restarted or busy answer within them
 LARGEST = 2**26  # bytes of a file that is asked for as a whole
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # states that pass
+_MOVED = (301, 302, 303, 307, 308)
+_CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+_Place = tuple[int, str, str]  # a process that was forked makes connections of its own; scheme, host and port
+_kept: dict[_Place, http.client.HTTPConnection] = {}
+_moved: set[_Place] = set()
 _TOTAL = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -38,7 +48,7 @@ def fetch_range(url: str, offset: int, length: int, *, total: int) -> bytes:
     Raises UserError where it cannot be had, has another length, or the server sends whole files only.
     """
     wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
-    content, said = _ask(url, wanted, whole=False, most=length)
+    content, said = _ask_kept(url, wanted, length) or _ask(url, wanted, whole=False, most=length)
     found = _TOTAL.fullmatch(said.strip())
     if found is None:
         raise UserError(f"data: {url}: the server does not say which bytes it sends (Content-Range: {said!r})")
@@ -50,9 +60,49 @@ def fetch_range(url: str, offset: int, length: int, *, total: int) -> bytes:
     return content
 
 
+def _ask_kept(url: str, headers: dict[str, str], length: int) -> tuple[bytes, str] | None:
+    """Return `length` bytes and their Content-Range over the connection that is kept; None where that does not do."""
+    parts = urllib.parse.urlsplit(url)
+    place = os.getpid(), parts.scheme, parts.netloc
+    proxied = parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname or "")
+    if proxied or place in _moved or parts.scheme not in _CONNECTIONS:
+        return None
+    connection = None
+    try:
+        connection = _kept.pop(place, None) or _CONNECTIONS[parts.scheme](parts.netloc, timeout=TIMEOUT)
+        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        connection.request("GET", target, headers={"User-Agent": _agent(), **headers})
+        answer = connection.getresponse()
+        if answer.status in _MOVED:
+            _moved.add(place)
+        content = answer.read(length) if answer.status == 206 else b""
+        if len(content) == length:
+            if answer.isclosed() and not answer.will_close:  # read to its end
+                _kept[place], connection = connection, None
+            return content, str(answer.headers.get("Content-Range", ""))
+    except (OSError, http.client.HTTPException, ValueError):
+        pass  # asked again, and told, by `_ask`
+    finally:
+        if connection is not None:
+            connection.close()
+    return None
+
+
+def hang_up() -> None:
+    """Close the connections that are kept, and forget what is known of servers."""
+    for connection in _kept.values():
+        connection.close()
+    _kept.clear()
+    _moved.clear()
+
+
+def _agent() -> str:
+    return f"scenewise/{version('scenewise')}"
+
+
 def _ask(url: str, headers: dict[str, str], *, whole: bool, most: int) -> tuple[bytes, str]:
     """Return what an address answers, `most` bytes of it, and its Content-Range; asks again where that may help."""
-    request = urllib.request.Request(url, headers={"User-Agent": f"scenewise/{version('scenewise')}", **headers})
+    request = urllib.request.Request(url, headers={"User-Agent": _agent(), **headers})
     problem = ""
     for wait in (0.0, *WAITS):
         time.sleep(wait)

@@ -132,7 +132,9 @@ class Audit:
             "short_side": histogram("Short side (px)", self.short_side),
             "aspect": histogram("Aspect (width / height)", self.aspect),
             "brightness": histogram("Brightness (0 black, 1 white)", self.brightness, low=0.0, high=1.0),
-            "objects_per_image": whole_histogram("Objects an image", self.objects, most=MANY),
+            "objects_per_image": whole_histogram(
+                f"Objects an image (last bar: {MANY} or more)", self.objects, most=MANY
+            ),
         }
         if len(self.object_area):
             title = "Area of an object (share of its image)"
