@@ -102,7 +102,11 @@ def test_only_the_shares_of_the_loading_count(wait: float, loading: Loading, fac
             "`scenewise pack` with --short-side 320 (decoding photos of 12.2 megapixels for views of 224 pixels is "
             "96 % of the loading)",
         ),
-        ({"read": 91.0}, "a faster disk: it is the limit, as reading files is 91 % of the loading"),
+        (
+            {"read": 91.0},
+            "a faster disk, or, of shards at an address, more --workers than cores: reading files is the limit, 91 % of the "
+            "loading",
+        ),
         (
             {},
             "more cores or a smaller --size: the cores are the limit, 8 workers on 8 cores, 60 % of the loading is "
