@@ -104,8 +104,8 @@ def test_only_the_shares_of_the_loading_count(wait: float, loading: Loading, fac
         ),
         (
             {"read": 91.0},
-            "a faster disk, or, of shards at an address, more --workers than cores: reading files is the limit, 91 % of the "
-            "loading",
+            "a faster disk, or, of shards at an address, more --workers than cores: reading files is the limit, "
+            "91 % of the loading",
         ),
         (
             {},
