@@ -476,7 +476,10 @@ def test_on_scenes_of_four_tiles_every_term_falls_and_the_objects_are_told_apart
         spread = nn.functional.normalize(output.features.detach()).std(dim=0).mean() * output.features.shape[1] ** 0.5
         history.append({**output.terms, **output.metrics, "spread": spread})
     start, end = (
-        {name: float(np.mean([float(record[name].detach()) for record in part])) for name in history[0]}
+        {
+            name: float(np.mean([float(torch.as_tensor(record[name]).detach()) for record in part]))
+            for name in history[0]
+        }
         for part in (history[:5], history[-5:])
     )
     for name in ("scene", "scene_instance", "instance"):

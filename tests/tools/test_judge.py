@@ -106,3 +106,15 @@ def test_a_file_is_the_same_image_by_any_path(tables: Path, tmp_path: Path) -> N
     assert len(set(identities(first))) == 24
     train, test = open_source("synthetic:3"), open_source("synthetic:3?split=test")
     assert not set(identities(train)) & set(identities(test))
+
+
+def test_a_file_is_the_same_image_in_a_folder_and_in_tables_that_lie_elsewhere(tables: Path, tmp_path: Path) -> None:
+    """Who is asked whether a test image was chosen on, or was in the pool, must not be told by where a table lies."""
+    header, *rows = (tables / "train.csv").read_text().splitlines()
+    (tmp_path / "elsewhere").mkdir()
+    table = tmp_path / "elsewhere" / "other.csv"
+    table.write_text("\n".join([header, *rows[:4]]) + "\n")
+    other = set(identities(open_source(f"csv:{table}?root={tables}")))
+    assert len(other) == 4
+    assert other <= set(identities(open_source(f"csv:{tables / 'train.csv'}")))
+    assert other <= set(identities(open_source(str(tables))))

@@ -84,7 +84,7 @@ def test_settings_go_from_the_study_over_the_arm_to_what_is_tried() -> None:
     )
     assert tree["engine"] == {"batch_size": 8, "epochs": 2}
     assert any("12 encoder passes" in line and "a budget of 24: 2 epochs, 24 passes" in line for line in plan.lines())
-    assert "--set" in command_line(only.final(3)[1])
+    assert "--set" in command_line(only.final(3)[1], plan.exam("test"))
 
 
 def test_boxes_of_the_study_are_files_of_its_folder() -> None:
@@ -208,7 +208,9 @@ def test_a_difference_is_decided_by_the_interval_and_every_seed(
     differences: list[float], ends: tuple[float, float], fixed: bool
 ) -> None:
     low, high = sorted(ends)
-    found = verdict(differences, Figure((low + high) / 2, low, high), fixed=fixed)
+    figure = Figure((low + high) / 2, low, high)
+    found = verdict(differences, figure, fixed=fixed, planned=len(differences))
+    assert verdict(differences, figure, fixed=fixed, planned=len(differences) + 1) not in ("better", "worse")
     if len(differences) == 1 and not fixed:
         assert found == ONE_SEED
     elif low > 0 and all(each > 0 for each in differences):

@@ -194,7 +194,12 @@ def _start_folder(plan: Plan, out: Path, device: torch.device, display: Display,
             remove_own(out, but=OWN_PROPOSALS if used else ())
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(to_yaml(plan.config), encoding="utf-8")
-        environment = describe(device) | {"processes": plan.schedule.world, "notes": list(plan.notes)}
+        engine = plan.config.engine
+        environment = describe(device) | {
+            "processes": plan.schedule.world,
+            "engine": {name: getattr(engine, name) for name in ("precision", "photometrics", "threads", "workers")},
+            "notes": list(plan.notes),
+        }
         (out / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,11 @@
-"""95 % percentile bootstrap intervals over test images, for one subject and for the difference of two.
+"""95 % bootstrap intervals over test images, for one subject and for the difference of two.
 
-They speak of the figure to expect on another test set of the same size: average precision itself reads high when a
-class has few positives, and its resamples, which hold fewer distinct ones, read higher still. Measured on drawn scores
-(1,200 images, 11 classes of 4 to 28 %): 94 of 100 intervals of mAP hold the mean mAP of such test sets.
+They speak of the figure to expect on another test set of the same size. Average precision itself reads high when a
+class has few positives, and its resamples, which hold fewer distinct ones, read higher still: so the percentiles of the
+resamples are moved back by how much higher they read in the mean. Measured on drawn scores (1,200 images, 11 classes of
+4 to 28 %, 611 test sets): 94.3 of 100 intervals of mAP hold the mean mAP of such test sets, 2.3 lie above it and 3.4
+below; of the percentiles as they are 90.8 hold it and 8.3 lie above. For the mAP of infinitely many images, which is
+lower by as much again (0.7 points there), 86 of 100 do.
 
 A statistic is a function of whole-number weights (samples, images), how often each image counts, that returns its
 figures by name, one value a sample. So the figure itself (all weights 1), its resamples and paired differences are the
@@ -43,7 +46,7 @@ class Figure:
 
 
 def bootstrap(statistic: Statistic, images: int, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Figure]:
-    """Return each figure of the statistic with its percentile interval over resampled test images.
+    """Return each figure of the statistic with its interval over resampled test images: see the module.
 
     The resamples depend on `seed` and the number of images alone, so they are the same for every subject. A figure that
     is not a number on the whole set is left out. A resample in which it is not (a class that lost all its positives)
@@ -69,7 +72,8 @@ def intervals(drawn: Mapping[str, Float[Tensor, " samples"]]) -> dict[str, Figur
     figures = {}
     for name, values in drawn.items():
         if (value := float(values[0])) == value:
-            low, high = _percentiles(values[1:])
+            shift = float(values[1:].double().nanmean()) - value  # how much higher the resamples read
+            low, high = (end - shift for end in _percentiles(values[1:]))
             figures[name] = Figure(value, min(low, value), max(high, value))
     return figures
 

@@ -17,6 +17,7 @@ from scenewise.evaluate.exam import Exam
 from scenewise.evaluate.feature_cache import Features, cache_file, content_digest, load, store
 from scenewise.evaluate.features import start_worker
 from scenewise.evaluate.neighbours import nearest
+from scenewise.hardware import exact_float32
 from scenewise.sources.base import HasInstances, Source
 from scenewise.types import Record, Skip
 from scenewise.views.collate import normalise
@@ -24,7 +25,7 @@ from scenewise.views.decode import decode
 from scenewise.views.opencv import use_one_thread
 from scenewise.views.photometric import crop_and_resize
 
-VERSION = 1  # raised whenever the same backbone and source would give other features
+VERSION = 2  # raised whenever the same backbone and source would give other features
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,5 +238,6 @@ def _encode(exam: Exam, crops: UInt8[np.ndarray, "boxes size size 3"]) -> list[F
     for start in range(0, len(crops), exam.batch_size):
         batch = torch.from_numpy(crops[start : start + exam.batch_size]).permute(0, 3, 1, 2)
         inputs = normalise(batch.to(exam.device, non_blocking=True), mean=exam.mean, std=exam.std)
-        found.append(exam.backbone(inputs).float().cpu().numpy())
+        with exact_float32():
+            found.append(exam.backbone(inputs).float().cpu().numpy())
     return found

@@ -29,6 +29,7 @@ from scenewise.evaluate.run import PROTOCOLS, Chosen, Options, choose_protocols,
 from scenewise.settings import allowed_values
 from scenewise.sources import Source, open_source, parse_spec
 from scenewise.sources.base import Progress
+from scenewise.sources.headers import FileReader
 from scenewise.sources.united import with_common_classes
 from scenewise.views.opencv import use_one_thread
 
@@ -233,8 +234,9 @@ def identities(source: Source) -> Iterator[str]:
     root = str(base if base.is_dir() else base.parent)
     folders: dict[str, str] = {}
     for index in range(len(source)):
-        key = source[index].key
-        folder, _, name = f"{root}/{key}".rpartition("/")  # plain text: a million of pathlib's would take minutes
+        key, read = source[index].key, source[index].read
+        file = os.fsdecode(read.path) if isinstance(read, FileReader) else f"{root}/{key}"
+        folder, _, name = file.rpartition("/")  # plain text: a million of pathlib's would take minutes
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         path = f"{folders[folder]}/{name}"

@@ -20,7 +20,7 @@ from scenewise.report.records import ComparisonTable, read_run
 from scenewise.report.trend import series
 from scenewise.tools.study_choice import Choice, main_metrics
 from scenewise.tools.study_folder import IMAGES, Entry, StudyFolder, read_json
-from scenewise.tools.study_plan import Job, PlannedArm, StudyPlan, flat
+from scenewise.tools.study_plan import Exam, Job, PlannedArm, StudyPlan, flat
 from scenewise.wording import counted
 
 ONE_SEED = "one seed, undecided"
@@ -62,7 +62,13 @@ def gather_results(
         arm["differences"] = (
             {}
             if control is None
-            else _differences(looks[label], looks[control], metrics, fixed=(label in seedless, control in seedless))
+            else _differences(
+                looks[label],
+                looks[control],
+                metrics,
+                fixed=(label in seedless, control in seedless),
+                planned=max(len(arm["seeds"]), 1),
+            )
         )
     return {
         "study": study.name,
@@ -77,7 +83,7 @@ def gather_results(
         "evaluation_seed": study.evaluation_seed,
         "arms": arms,
         "claims": [{**asdict(claim), "arms": list(claim.arms)} for claim in study.claims],
-        "notes": _notes(arms),
+        "notes": [*_notes(arms), *_unlike(arms)],
     }
 
 
@@ -102,23 +108,33 @@ def gather_curves(content: Mapping[str, Any], folder: StudyFolder) -> Entry:
     return curves
 
 
-def command_line(job: Job) -> str:
-    """Return the command that repeats a job's run, or the look at a subject as it is."""
+def command_line(job: Job, exam: Exam) -> str:
+    """Return the command that repeats a job's run, or the look at a subject as it is.
+
+    Weights of another seed than the exam's cannot be judged by the command line, where `--seed` is of both.
+    """
     if job.tree is None:
-        return f"scenewise evaluate {job.subject} --seed {job.seed}"
+        words = ["scenewise", "evaluate", str(job.subject), "--data", exam.train, "--test-data", exam.test]
+        words += ["--size", str(exam.size), "--protocol", ",".join(exam.protocols), "--seed", str(job.seed)]
+        words += [] if exam.limit is None else ["--limit", str(exam.limit)]
+        words += [word for name, value in exam.settings.items() for word in ("--set", f"{name}={_scalar(value)}")]
+        return " ".join(shlex.quote(word) for word in words)
     settings = [f"{name}={_scalar(value)}" for name, value in flat(job.tree).items() if name != "data.source"]
     words = ["scenewise", "pretrain", job.tree["data"]["source"], "--out", job.name, "--set", *settings]
     return " ".join(shlex.quote(word) for word in words)
 
 
-def verdict(differences: Sequence[float], interval: Figure, *, fixed: bool) -> str:
+def verdict(differences: Sequence[float], interval: Figure, *, fixed: bool, planned: int) -> str:
     """Return what may be said of a difference: of one seed nothing, for the interval holds no other training.
 
-    differences: by seed. fixed: no seed changes either side. Otherwise better, or worse, is what is so in the interval
-    over test images and with every seed.
+    differences: by seed. fixed: no seed changes either side. planned: how many seeds there are to be. Better, or worse,
+    is what is so in the interval over test images and with every seed; a run that failed or is missing may be the one
+    with which it is not.
     """
     if not fixed and len(differences) < 2:
         return ONE_SEED
+    if len(differences) < planned:
+        return f"not decided ({len(differences)} of {planned} seeds)"
     for word, sign in (("better", 1), ("worse", -1)):
         if min(sign * interval.low, sign * interval.high) > 0 and all(sign * each > 0 for each in differences):
             return word
@@ -152,11 +168,11 @@ def _arm(
         "choice": choice.to_json() if arm.tries else None,
         "open": closed.get(arm.label),
         "jobs": list(dict.fromkeys(job.name for job in (*planned.tried(), *jobs))),
-        "runs": [_run(job, folder) for job in jobs] if arm.label not in closed else [],
+        "runs": [_run(job, plan.exam("test"), folder) for job in jobs] if arm.label not in closed else [],
     }
 
 
-def _run(job: Job, folder: StudyFolder) -> Entry:
+def _run(job: Job, exam: Exam, folder: StudyFolder) -> Entry:
     """Return a row's run: its figures of the whole test set, and where they came from."""
     record = folder.read(job.name)
     run: Entry = {"name": job.name, "seed": job.seed}
@@ -171,12 +187,18 @@ def _run(job: Job, folder: StudyFolder) -> Entry:
     figures: Entry = {}
     for protocol, metric in ComparisonTable.from_results([evaluation]).whole().columns:
         figures.setdefault(protocol, {})[metric] = evaluation["protocols"][protocol][metric]
+    if folder.resamples(job.name, "test").exists():  # as intervals are taken now, whenever the run was judged
+        for name, found in intervals(_look(folder, job.name).drawn).items():
+            protocol, _, metric = name.partition("|")
+            if metric in figures.get(protocol, {}):
+                figures[protocol][metric] = found.to_json()
     return run | {
         "figures": figures,
         "main": dict(main_metrics(evaluation).values()),
-        "command": command_line(job),
+        "command": command_line(job, exam),
         "commit": environment["commit"],
         "torch": environment["versions"]["torch"],
+        "precision": environment.get("engine", {}).get("precision"),
         "machine": f"{machine['processor']}, {counted(machine['cores'], 'core')}, {machine['device']}",
         "seconds": record.get("seconds"),
         "test_seconds": looked["seconds"],
@@ -218,7 +240,7 @@ def _means(runs: Sequence[Entry], looks: Mapping[int, Look], metrics: Mapping[st
         values = [each["value"] for each in own]
         drawn = [look.drawn[name] for look in looks.values() if name in look.drawn]
         figure: Entry = own[0] if len(own) == 1 else {"value": fmean(values), "low": None, "high": None}
-        if len(drawn) == len(own) > 1:
+        if len(drawn) == len(own):
             figure = intervals({name: torch.stack(drawn).mean(dim=0)})[name].to_json()
         spread = stdev(values) if len(values) > 1 else None
         found[protocol] = {"metric": metric, **figure, "spread": spread, "runs": len(values)}
@@ -226,7 +248,12 @@ def _means(runs: Sequence[Entry], looks: Mapping[int, Look], metrics: Mapping[st
 
 
 def _differences(
-    looks: Mapping[int, Look], controls: Mapping[int, Look], metrics: Mapping[str, str], *, fixed: tuple[bool, bool]
+    looks: Mapping[int, Look],
+    controls: Mapping[int, Look],
+    metrics: Mapping[str, str],
+    *,
+    fixed: tuple[bool, bool],
+    planned: int,
 ) -> Entry:
     """Return each protocol's difference to the control: the mean over the seeds of both, on the same resamples."""
     pairs = [
@@ -248,7 +275,7 @@ def _differences(
             "metric": metric,
             **figure.to_json(),
             "by_seed": by_seed,
-            "verdict": verdict(by_seed, figure, fixed=all(fixed)),
+            "verdict": verdict(by_seed, figure, fixed=all(fixed), planned=planned),
         }
     return found
 
@@ -277,9 +304,30 @@ def _notes(arms: Sequence[Entry]) -> list[str]:
         for protocol in arm["figures"]
         if arm["control"] and protocol in figures[arm["control"]] and protocol not in arm["differences"]
     ]
-    told = [set(run["notes"]) for run in runs if "notes" in run]
-    shared = set.intersection(*told) if told else set()
-    return notes + [note for run in runs[:1] for note in run.get("notes", ()) if note in shared]
+    told = {run["name"]: run["notes"] for run in runs if "notes" in run}
+    by_note: dict[str, list[str]] = {}
+    for name, said in told.items():
+        for note in said:
+            by_note.setdefault(note, []).append(name)
+    # what all runs share once, what some do behind their names
+    return notes + [
+        note if len(names) == len(told) else f"{', '.join(names)}: {note}" for note, names in by_note.items()
+    ]
+
+
+def _unlike(arms: Sequence[Entry]) -> list[str]:
+    """Return what to say of arms that were made otherwise than their controls: the difference may come from that."""
+    by_label = {arm["label"]: arm for arm in arms}
+    notes = []
+    for arm in arms:
+        control = by_label.get(arm["control"])
+        pair = [] if control is None else [arm, control]
+        for name in ("torch", "precision", "machine"):
+            sides = [{run[name] for run in each["runs"] if run.get(name)} for each in pair]
+            if pair and all(sides) and sides[0] != sides[1]:
+                first, second = (", ".join(sorted(side)) for side in sides)
+                notes.append(f"{arm['label']} and {arm['control']} were made with another {name}: {first}; {second}")
+    return notes
 
 
 def _scalar(value: Any) -> str:

@@ -54,7 +54,7 @@ def _facts(content: Mapping[str, Any]) -> str:
     facts.append(
         f"Learnt on `{test['train']}`, tested on `{test['test']}`, looked at once for each run, after all choices."
     )
-    if choose is not None:
+    if choose is not None and any(arm["choice"] for arm in content["arms"]):
         facts.append(f"Choices: learnt on `{choose['train']}`, judged on `{choose['test']}`.")
     facts.append(f"Command: `{content['command']}`.")
     return " ".join(facts)

@@ -216,6 +216,9 @@ def _choice_notes(
         f"chosen, and by how many classes: {counted}"
     )
     few = {parts: [name for name, own in zip(classes, folds, strict=True) if own == parts] for parts in set(folds)}
+    outermost = sum(place in (0, len(grid) - 1) for place in chosen)
+    if outermost > len(chosen) / 2:
+        how += f"; at an end of the values for {outermost} of {len(chosen)} classes, so others may be better"
     notes = [how] if most else []
     for parts in sorted(parts for parts in few if parts < wanted):
         what = f"{parts} folds" if parts else f"the middle C, {grid[middle_cost(grid)]:g}, not chosen"
