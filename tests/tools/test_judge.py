@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -118,3 +119,23 @@ def test_a_file_is_the_same_image_in_a_folder_and_in_tables_that_lie_elsewhere(t
     assert len(other) == 4
     assert other <= set(identities(open_source(f"csv:{tables / 'train.csv'}")))
     assert other <= set(identities(open_source(str(tables))))
+
+
+def test_a_copy_of_the_data_has_the_same_test_images(tables: Path, tmp_path: Path) -> None:
+    """Figures on it can be paired: a study may go on where its photos were copied to, with other times."""
+    shutil.copytree(tables, tmp_path / "copy")
+    for file in (tmp_path / "copy").rglob("*"):
+        os.utime(file, (10**9, 10**9))
+    found = [
+        evaluate(
+            "random:test_resnet",
+            data=f"csv:{root / 'train.csv'}",
+            test_data=f"csv:{root / 'test.csv'}",
+            protocol="knn",
+            size=32,
+            settings={"knn.k": 3},
+        ).outcomes["knn"]
+        for root in (tables, tmp_path / "copy")
+    ]
+    assert found[0].images == found[1].images
+    assert len(set(found[0].images)) == len(found[0].images) > 0

@@ -162,7 +162,8 @@ def _make_task(exam: Exam, look: Look) -> Task:
         multi_label=exam.train.multi_label,
         seed=exam.seed,
         resamples=exam.resamples,
-        images=tuple(f"{exam.test.fingerprint}/{index}" for index in found["test"].index[judged.rows.numpy()].tolist()),
+        # by name: a copy of the data, with other times and in another place, holds the same images
+        images=tuple(exam.test[index].key for index in found["test"].index[judged.rows.numpy()].tolist()),
         notes=(*notes, *shared, *judged.notes),
         counts=exam.counts(
             classes=len(judged.classes),

@@ -84,6 +84,7 @@ def gather_results(
         "arms": arms,
         "claims": [{**asdict(claim), "arms": list(claim.arms)} for claim in study.claims],
         "notes": [*_notes(arms), *_unlike(arms)],
+        "run_notes": _run_notes(arms),
     }
 
 
@@ -304,15 +305,18 @@ def _notes(arms: Sequence[Entry]) -> list[str]:
         for protocol in arm["figures"]
         if arm["control"] and protocol in figures[arm["control"]] and protocol not in arm["differences"]
     ]
-    told = {run["name"]: run["notes"] for run in runs if "notes" in run}
-    by_note: dict[str, list[str]] = {}
+    told = [run["notes"] for run in runs if "notes" in run]
+    return notes + [note for note in (told[0] if told else ()) if all(note in said for said in told)]
+
+
+def _run_notes(arms: Sequence[Entry]) -> list[str]:
+    """Return what was said of some of the runs and not of all, behind their names."""
+    told = {run["name"]: run["notes"] for arm in arms for run in arm["runs"] if "notes" in run}
+    names: dict[str, list[str]] = {}
     for name, said in told.items():
         for note in said:
-            by_note.setdefault(note, []).append(name)
-    # what all runs share once, what some do behind their names
-    return notes + [
-        note if len(names) == len(told) else f"{', '.join(names)}: {note}" for note, names in by_note.items()
-    ]
+            names.setdefault(note, []).append(name)
+    return [f"{', '.join(those)}: {note}" for note, those in names.items() if len(those) < len(told)]
 
 
 def _unlike(arms: Sequence[Entry]) -> list[str]:

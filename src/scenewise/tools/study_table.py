@@ -39,6 +39,7 @@ def table_markdown(content: Mapping[str, Any], pictures: Mapping[str, str] = NO_
             ["run", "commit", "torch", "machine", "wall time", "command"],
             [_made(run) for arm in content["arms"] for run in arm["runs"] if "figures" in run],
         ),
+        "\n".join(f"- {note}" for note in content["run_notes"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
