@@ -135,6 +135,16 @@ def test_intervals_of_precision_cover_what_to_expect_and_miss_on_both_sides():
     assert (low > expected).mean() <= 0.06
 
 
+@settings(max_examples=50, deadline=None)
+@given(images=st.integers(1, 12), seed=st.integers(0, 10**6))
+def test_ends_stay_where_figures_can_be(images, seed):
+    """With few images the bias is large, and taken back it must not lead out of 0 to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    scores, labels = torch.randn(images, 2, generator=generator), torch.randint(0, 2, (images, 2), generator=generator)
+    for figure in bootstrap(precision_statistic(scores, labels, ("a", "b")), images, seed=seed, resamples=40).values():
+        assert 0 <= figure.low <= figure.value <= figure.high <= 1
+
+
 def test_paired_differences_are_narrower_and_zero_against_oneself():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (200, 3), generator=generator)

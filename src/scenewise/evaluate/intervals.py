@@ -74,6 +74,8 @@ def intervals(drawn: Mapping[str, Float[Tensor, " samples"]]) -> dict[str, Figur
         if (value := float(values[0])) == value:
             shift = float(values[1:].double().nanmean()) - value  # how much higher the resamples read
             low, high = (end - shift for end in _percentiles(values[1:]))
+            seen = values[~values.isnan()]  # no share is below 0 or above 1, and no end where no resample is
+            low, high = max(low, float(seen.min())), min(high, float(seen.max()))
             figures[name] = Figure(value, min(low, value), max(high, value))
     return figures
 
