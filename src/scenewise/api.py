@@ -88,7 +88,8 @@ def configuration_tree(
     dotted: dict[str, Any] = {}
     for name, value in (settings or {}).items():
         assign(dotted, name, value)
-    before = merge(base or {}, recipe_tree(recipe) if recipe else {}, file := read_yaml(Path(config)) if config else {})
+    file = read_yaml(Path(config)) if config else {}
+    before = merge(base or {}, recipe_tree(recipe) if recipe else {}, file)
     dropped: list[str] = []
     tree = merge(before, chosen, dotted, dropped=dropped)
     unused = [name for name in dropped if name.partition(".")[2] in (file.get(name.partition(".")[0]) or {})]

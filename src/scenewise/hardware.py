@@ -1,4 +1,4 @@
-"""What this machine gives a process: processor cores, and whether it computes in bfloat16."""
+"""What this machine gives a process: processor cores, bfloat16 where it is computed in, float32 that is float32."""
 
 from __future__ import annotations
 

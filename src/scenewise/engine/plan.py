@@ -28,9 +28,9 @@ from scenewise.views.instances import instance_count
 from scenewise.views.loading import Proposals
 from scenewise.views.overlap import Overlap
 from scenewise.views.policies import policy_name
-from scenewise.views.regions import RegionPolicy, area_range
+from scenewise.views.regions import RegionPolicy
 from scenewise.views.slots import Slot, scale_slots
-from scenewise.views.windows import is_small
+from scenewise.views.windows import is_small, object_range
 
 DEFAULT_BACKBONE = "resnet50"  # all five papers use ResNet-50
 GROUP = 32  # images that share batch statistics: MoCo's 256 images on 8 GPUs
@@ -54,31 +54,34 @@ class Plan:
 def choose_group(asked: int | None, *, batch: int, processes: int = 1) -> tuple[int, list[str]]:
     """Return the batch-norm group of the queue methods for `batch` images that all processes compute at once.
 
-    Without a wish it depends on the batch alone, so that N processes equal one: of the divisors from 4 on that make two
-    groups at least - one alone would show a key the statistics of its query, however they are shuffled - the largest up
-    to 32, else the smallest. Raises UserError when groups cannot be whole on a process.
+    Without a wish it depends on the batch alone, so that N processes equal one, and there are two groups at least: one
+    alone would show a key the statistics of its query, however they are shuffled. Raises UserError when groups cannot
+    be whole on a process.
     """
-    divisors = [size for size in range(4, batch // 2 + 1) if batch % size == 0]
-    small = [size for size in divisors if size <= GROUP]
-    group = asked if asked is not None else max(small) if small else min(divisors, default=batch)
-    per_process = batch // processes
-    if per_process % group and (asked is not None or divisors):
+    group, per_process = usual_group(batch) if asked is None else asked, batch // processes
+    if group is None:
+        return per_process, [
+            f"batch statistics over all {per_process} images that a process computes at once: "
+            + ("a key and its query share them, and to shuffle the keys has no effect; " if processes == 1 else "")
+            + f"better are a batch that is a multiple of {GROUP}, or backbone.norm=group"
+        ]
+    if per_process % group:
         raise UserError(
             f"backbone.batchnorm_group: {group} does not divide the {per_process} images that a process computes "
             f"at once (engine.batch_size); use {_nearest_divisor(per_process, group)}"
         )
     if asked is not None or group == GROUP:
         return group, []
-    if not divisors:
-        return per_process, [
-            f"batch statistics over all {per_process} images that a process computes at once: "
-            + ("a key and its query share them, and to shuffle the keys has no effect; " if processes == 1 else "")
-            + f"better are a batch that is a multiple of {GROUP}, or backbone.norm=group"
-        ]
     return group, [
         f"batch statistics over groups of {group} images instead of {GROUP}, to have two whole groups or more of the "
         f"{batch} images that are computed at once"
     ]
+
+
+def usual_group(batch: int) -> int | None:
+    """Return the largest divisor of a batch from 4 to 32 that makes two groups at least, else the next; None: none."""
+    divisors = [size for size in range(4, batch // 2 + 1) if batch % size == 0]
+    return max((size for size in divisors if size <= GROUP), default=min(divisors, default=None))
 
 
 def _nearest_divisor(number: int, wish: int) -> int:
@@ -122,7 +125,8 @@ def object_notes(crops: RegionPolicy, slots: Mapping[str, Slot], source: Source)
     notes = []
     mean_area = getattr(crops, "mean_area", None)
     if mean_area is not None and getattr(crops, "object_scale", None) is None:
-        fixed = [name for name, slot in slots.items() if area_range(slot)[0] >= mean_area and not is_small(slot)]
+        ranges = {name: object_range(slot, mean_area=mean_area, smallest=None) for name, slot in slots.items()}
+        fixed = [name for name, slot in slots.items() if ranges[name][0] == 1 and not is_small(slot)]
         if fixed:
             notes.append(
                 f"a proposal covers {mean_area:.0%} of its photo on average, so views of objects ({', '.join(fixed)}) "

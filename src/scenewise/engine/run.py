@@ -49,7 +49,7 @@ from scenewise.engine.proposing import propose
 from scenewise.engine.proposing_files import partial_file
 from scenewise.engine.signals import Signals
 from scenewise.engine.skipped import check_skipped_at_start
-from scenewise.errors import Interrupted
+from scenewise.errors import Interrupted, UserError
 from scenewise.hardware import cores, exact_float32
 from scenewise.methods import method_class
 from scenewise.proposals.generators import make_generator
@@ -102,9 +102,12 @@ def pretrain_run(
             fabric = make_fabric(device, precision)
             fabric.launch()
             try:
-                return _carry_out(config, out, fabric, checkpoint, display, reindex=reindex, report=report)
-            finally:
+                run = _carry_out(config, out, fabric, checkpoint, display, reindex=reindex, report=report)
+            except (UserError, Interrupted):  # raised on all processes; after a fault of ours the others may hang
                 leave()
+                raise
+            leave()
+            return run
 
 
 def _carry_out(

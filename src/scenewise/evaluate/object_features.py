@@ -232,12 +232,12 @@ def _extract(exam: Exam, part: str, objects: Objects, *, margin: float) -> Featu
 
 
 @torch.no_grad()
+@exact_float32()
 def _encode(exam: Exam, crops: UInt8[np.ndarray, "boxes size size 3"]) -> list[Float32[np.ndarray, "batch features"]]:
     """Return the features of the crops, in batches of at most the exam's."""
     found = []
     for start in range(0, len(crops), exam.batch_size):
         batch = torch.from_numpy(crops[start : start + exam.batch_size]).permute(0, 3, 1, 2)
         inputs = normalise(batch.to(exam.device, non_blocking=True), mean=exam.mean, std=exam.std)
-        with exact_float32():
-            found.append(exam.backbone(inputs).float().cpu().numpy())
+        found.append(exam.backbone(inputs).float().cpu().numpy())
     return found

@@ -79,9 +79,8 @@ class SwAV(Method):
         self.head = normed_head(features, config.hidden or features, config.width)
         self.prototypes = Prototypes(config.prototypes, config.width)
         size, count = config.dictionary_size, LARGE if config.dictionary_size else 0
-        self.queues = nn.ModuleList(
-            Queue(size, {"projection": config.width}) for _ in range(count)
-        )  # a large crop each
+        # one queue for each large crop
+        self.queues = nn.ModuleList(Queue(size, {"projection": config.width}) for _ in range(count))
 
     @classmethod
     def resolve(cls, config: Config, *, images: int, batch_size: int) -> tuple[Config, list[str]]:

@@ -66,6 +66,12 @@ def row_of(batch: pa.RecordBatch, place: int) -> Row:
     )
 
 
+def impossible(corners: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Return where boxes (N, 4) are empty, reversed or outside of `limits` (width, height): (N, 2), across and down."""
+    wrong: np.ndarray = (corners[:, :2] < 0) | (corners[:, 2:] > limits) | (corners[:, 2:] <= corners[:, :2])
+    return wrong
+
+
 def find_problem(batch: pa.RecordBatch) -> str | None:
     """Return what is wrong in a record batch of `SCHEMA`'s columns, with the first image it is wrong for, or None."""
     try:
@@ -83,7 +89,7 @@ def find_problem(batch: pa.RecordBatch) -> str | None:
     counts = boxes.value_lengths().to_numpy()
     corners = given.flatten().to_numpy().reshape(-1, 4)
     limits = np.repeat(sizes, counts, axis=0)
-    wrong = (corners[:, :2] < 0) | (corners[:, 2:] > limits) | (corners[:, 2:] <= corners[:, :2])
+    wrong = impossible(corners, limits)
     if wrong.any():
         number = int(np.flatnonzero(wrong.any(axis=1))[0])
         place = int(np.searchsorted(np.cumsum(counts), number, side="right"))

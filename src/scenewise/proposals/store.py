@@ -20,7 +20,7 @@ from jaxtyping import Int, Int32, Int64
 from pydantic import TypeAdapter
 
 from scenewise.errors import UserError
-from scenewise.proposals.rows import SCHEMA, Row, find_problem, record_batch, row_of
+from scenewise.proposals.rows import SCHEMA, Row, find_problem, impossible, record_batch, row_of
 from scenewise.types import Size
 
 FORMAT = 1  # raise when files of before cannot be read any more
@@ -122,8 +122,7 @@ class Store:
 
 def check_row(row: Row) -> str | None:
     """Return what a row of ours cannot hold: boxes that are empty, reversed or reach outside; None where it may be."""
-    starts, ends = row.boxes[:, :2], row.boxes[:, 2:]
-    if (starts < 0).any() or (ends <= starts).any() or (ends > np.array([row.size[1], row.size[0]])).any():
+    if impossible(row.boxes, np.array([row.size[1], row.size[0]])).any():
         return (
             f"{row.key} has boxes that are empty, reversed or reach outside of its {row.size[1]} x {row.size[0]} pixels"
         )

@@ -21,7 +21,7 @@ from scenewise.engine.run import open_with_display
 from scenewise.errors import UserError, all_at_once
 from scenewise.methods import method_class
 from scenewise.methods.univip import UniVIP
-from scenewise.outputs import check_output
+from scenewise.outputs import check_output, write_whole
 from scenewise.proposals.store import FIELD
 from scenewise.report.view_sheet import SeenPhoto, view_sheet
 from scenewise.sources import Source, parse_spec
@@ -119,7 +119,7 @@ def inspect_data(
     elif saved is not None:
         display.say(f"note: no transport plan is drawn: this run of {config.method} matches no objects")
     with writing(out):
-        _write(out, view_sheet(photos, heading=heading))
+        write_whole(out, view_sheet(photos, heading=heading))
     return Inspection(
         file=out,
         config=config,
@@ -228,13 +228,3 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     if out.suffix.lower() != ".png" and not out.is_dir():
         raise UserError(f"--out: {str(out)!r}; the sheet is a PNG, name it so, for example {out.stem}.png")
     check_output("--out", out, overwrite=overwrite)
-
-
-def _write(out: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -49,8 +49,8 @@ def gather_results(
 ) -> Entry:
     """Return what table.json holds: all that is finished by now."""
     study = plan.study
-    arms = [_arm(plan, planned, folder, choices, closed) for planned in plan.arms]
     looks = {planned.arm.label: _looks(planned, folder, choices) for planned in plan.arms}
+    arms = [_arm(plan, planned, folder, choices, closed, looks[planned.arm.label]) for planned in plan.arms]
     seedless = {planned.arm.label for planned in plan.arms if planned.arm.seedless}
     metrics: dict[str, str] = {}
     for arm in arms:
@@ -148,6 +148,7 @@ def _arm(
     folder: StudyFolder,
     choices: Mapping[str, Choice],
     closed: Mapping[str, str],
+    looks: Mapping[int, Look],
 ) -> Entry:
     arm = planned.arm
     choice = choices.get(arm.label, Choice(variant=None if arm.tries else 0))
@@ -169,11 +170,13 @@ def _arm(
         "choice": choice.to_json() if arm.tries else None,
         "open": closed.get(arm.label),
         "jobs": list(dict.fromkeys(job.name for job in (*planned.tried(), *jobs))),
-        "runs": [_run(job, plan.exam("test"), folder) for job in jobs] if arm.label not in closed else [],
+        "runs": [_run(job, plan.exam("test"), folder, looks.get(job.seed)) for job in jobs]
+        if arm.label not in closed
+        else [],
     }
 
 
-def _run(job: Job, exam: Exam, folder: StudyFolder) -> Entry:
+def _run(job: Job, exam: Exam, folder: StudyFolder, look: Look | None) -> Entry:
     """Return a row's run: its figures of the whole test set, and where they came from."""
     record = folder.read(job.name)
     run: Entry = {"name": job.name, "seed": job.seed}
@@ -188,8 +191,8 @@ def _run(job: Job, exam: Exam, folder: StudyFolder) -> Entry:
     figures: Entry = {}
     for protocol, metric in ComparisonTable.from_results([evaluation]).whole().columns:
         figures.setdefault(protocol, {})[metric] = evaluation["protocols"][protocol][metric]
-    if folder.resamples(job.name, "test").exists():  # as intervals are taken now, whenever the run was judged
-        for name, found in intervals(_look(folder, job.name).drawn).items():
+    if look is not None:  # as intervals are taken now, whenever the run was judged
+        for name, found in intervals(look.drawn).items():
             protocol, _, metric = name.partition("|")
             if metric in figures.get(protocol, {}):
                 figures[protocol][metric] = found.to_json()
@@ -241,7 +244,7 @@ def _means(runs: Sequence[Entry], looks: Mapping[int, Look], metrics: Mapping[st
         values = [each["value"] for each in own]
         drawn = [look.drawn[name] for look in looks.values() if name in look.drawn]
         figure: Entry = own[0] if len(own) == 1 else {"value": fmean(values), "low": None, "high": None}
-        if len(drawn) == len(own):
+        if len(drawn) == len(own) > 1:
             figure = intervals({name: torch.stack(drawn).mean(dim=0)})[name].to_json()
         spread = stdev(values) if len(values) > 1 else None
         found[protocol] = {"metric": metric, **figure, "spread": spread, "runs": len(values)}
