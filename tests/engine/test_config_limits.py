@@ -76,6 +76,7 @@ LIMITS: dict[str, tuple[list[Any], str]] = {
     "crops.max_aspect": ([0.9, 0.0], "at least 1"),
     "crops.limit": COUNT,
     "crops.nms_iou": SHARE,
+    "crops.min_window": SHARE,
     "crops.max_iou": SHARE,
     "crops.dilation": FROM_ZERO_ON,
     "crops.distance": ([[-1.0, 3.0], [3.0, -2.0]], "0 pixels or more"),

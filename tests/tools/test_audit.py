@@ -191,6 +191,14 @@ def test_figures_do_not_depend_on_workers_and_do_on_the_seed(photos: Path, found
     assert timeless(api.audit(str(photos), size=64, seed=1)) != timeless(found)
 
 
+def test_policies_are_judged_with_the_settings_asked_for(photos: Path, found: Audit) -> None:
+    larger = api.audit(str(photos), size=64, settings={"crops.scene_scale": 0.8, "crops.min_window": 0.5})
+    overlap, before = (each.to_json()["crop_pairs"]["scene"]["mean_overlap"] for each in (larger, found))
+    assert overlap > before + 0.2
+    assert "crops are cut with crops.scene_scale=0.8, crops.min_window=0.5" in larger.to_json()["notes"]
+    assert "--set crops.scene_scale=0.8" in larger.recommendation.commands[-1]
+
+
 def test_a_sample_says_that_it_is_one(photos: Path) -> None:
     content = api.audit(str(photos), size=64, limit=6).to_json()
     assert content["sampled"] <= 6
@@ -255,6 +263,11 @@ def test_wrong_input_is_refused_before_any_work(photos: Path, tmp_path: Path) ->
         "--size: 8": {"data": "nowhere", "size": 8},
         "--proposals: 'auto'": {"data": "nowhere", "proposals": "auto"},
         "--judge: 'auto'": {"data": "nowhere", "judge": "auto"},
+        r"crops\.min_window: 2 must be 0 to 1": {"data": "nowhere", "settings": {"crops.min_window": 2}},
+        r"unknown name 'crops\.min_windows'\. Did you mean 'crops\.min_window'": {
+            "data": "nowhere",
+            "settings": {"crops.min_windows": 0.5},
+        },
         "--proposals: .* no labelled boxes; name a file of `scenewise propose`$": {
             "data": str(photos),
             "proposals": "labels",

@@ -56,9 +56,9 @@ def test_several_objects_or_an_unknown_number_get_mls() -> None:
     assert "not known" in use.reasons[0]
 
 
-def test_small_images_get_msvq_at_their_size() -> None:
-    use = recommend(dataclasses.replace(PLAIN, short_side=64.0))
-    assert (use.method, use.size) == ("msvq", 64)
+def test_small_images_get_their_size() -> None:
+    use = recommend(dataclasses.replace(PLAIN, objects=3.1, short_side=64.0))
+    assert (use.method, use.size) == ("mls", 64)
     assert recommend(dataclasses.replace(PLAIN, short_side=20.0)).size == min(SIZES)
 
 
@@ -85,6 +85,17 @@ def test_object_crops_are_recommended_when_they_halve_the_missed_pairs() -> None
     assert recommend(dataclasses.replace(AWARE, missed=worse)).crops == "scene"
     rare = {**AWARE.missed, "scene": 0.04, "object": 0.0}
     assert recommend(dataclasses.replace(AWARE, missed=rare)).crops == "scene"
+
+
+def test_a_policy_is_recommended_with_the_settings_it_was_measured_with() -> None:
+    least = "--set crops.min_window=0.5"
+    options = {"scene": ("--set crops.scene_scale=0.3",), "object": (least,), "object-shift": (least,)}
+    facts = dataclasses.replace(AWARE, options=options)
+    assert recommend(facts).commands[-1].count(least) == 1
+    assert "scene_scale" not in recommend(facts).commands[-1]
+    again = recommend(dataclasses.replace(facts, proposals=None, missed={"scene": 0.3})).commands
+    assert again[1].endswith(f"--proposals proposals.arrow --set crops.scene_scale=0.3 {least}")
+    assert least not in again[2] and "scene_scale" in again[2]
 
 
 def test_a_policy_that_mostly_falls_back_is_not_recommended() -> None:

@@ -230,6 +230,25 @@ def test_the_filter_follows_the_settings_and_the_runs_size() -> None:
     assert lefts(nms_iou=0.9) == {100, 600}
 
 
+@pytest.mark.parametrize("policy", [Object, ObjectShift])
+def test_the_least_window_in_pixels_of_a_view_or_as_a_share_of_the_photo(policy: type[Object | ObjectShift]) -> None:
+    """The whole window of a small object, at any size of the views: theirs, or the share of the photo's short side."""
+    small = np.array([[500, 300, 530, 330]], np.float32)
+
+    def side(size: int, share: float | None) -> set[float]:
+        slots = {"view": Slot(augmentation="moco", scale=(1.0, 1.0), size=size)}
+        cut = policy(object_scale=1.0, swap=0.0, min_side=1.0, min_window=share)
+        drawn = cut(SIZE, small, slots, np.random.default_rng(0))
+        left, top, right, bottom = drawn.boxes["view"][0]
+        return {right - left, bottom - top}
+
+    for size in (32, 64, 224):
+        assert side(size, None) == {size}
+        assert side(size, 0.5) == {384}
+        assert side(size, 0.75) == {576}
+    assert side(16, 0.0) == {30}
+
+
 def test_settings_out_of_range_are_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         Object(dilation=-0.1, swap=1.5, min_side=float("nan"), limit=0, object_scale=2.0, mean_area=0.0)

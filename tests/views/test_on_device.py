@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -125,3 +127,35 @@ def test_nothing_waits_for_the_device(squares: list[np.ndarray], monkeypatch: py
     found = apply_to_batch(views, numbers)
     assert found.shape == views.shape and found.dtype == torch.uint8
     normalise(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+
+
+COMPILED = """
+import functools
+import numpy as np, torch
+torch.compile = functools.partial(torch.compile, backend="eager")
+torch._dynamo.config.error_on_recompile = True  # any number of views, of any size, is the same graph
+from scenewise.views.on_device import apply_to_batch, as_numbers
+from scenewise.views.photometric import JITTER, Photometry
+
+for count, size in ((16, 12), (20, 24)):  # four views and more an operation: 1 and 3 (the channels) are told apart
+    chance = np.random.default_rng(size)
+    wanted = [
+        Photometry(
+            flip=place % 3 == 0,
+            jitter=tuple((JITTER[(place + turn) % 4], (0.1, 0.7)[(place + turn) % 4 < 3]) for turn in range(4)),
+            grey=place % 3 == 1,
+            sigma=(None, 0.5, 0.6)[place % 3],
+            solarise=(None, 100, 128)[place % 3],
+        )
+        for place in range(2 * count)
+    ]
+    numbers = torch.from_numpy(np.stack([as_numbers(each) for each in wanted])).view(2, count, -1)
+    views = torch.from_numpy(chance.integers(0, 256, (2, count, 3, size, size), dtype=np.uint8))
+    assert torch.equal(apply_to_batch(views, numbers, compiled=True), apply_to_batch(views, numbers))
+"""
+
+
+def test_what_is_compiled_is_one_graph_an_operation() -> None:
+    """A graph break is an error here, and so is a second graph for other views. Alone, without the type checks."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -51,12 +51,17 @@ def audit(
         int | None, typer.Option(min=16, help="pixels of a full view, for which all is judged (what is recommended)")
     ] = None,
     seed: SeedOption = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="how policies cut, for example crops.min_window=0.5"),
+    ] = None,
     workers: WorkersOption = 0,
     overwrite: OverwriteOption = False,
     reindex: ReindexOption = False,
 ) -> None:
     """Read a folder as training would: what is in it, whether two crops share an object, what to use therefore."""
     from scenewise import api
+    from scenewise.engine.config_tree import flat_settings
     from scenewise.engine.display import terminal
 
     check_json(json_file, overwrite=overwrite, others=[html])
@@ -68,6 +73,7 @@ def audit(
         limit=limit,
         size=size,
         seed=seed,
+        settings=flat_settings(settings or [], example="crops.min_window=0.5"),
         workers=workers,
         overwrite=overwrite,
         reindex=reindex,

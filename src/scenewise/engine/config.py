@@ -96,7 +96,8 @@ class EngineConfig:
     workers: CountOrZero | None = None  # loader processes; None: one a core, at most 8
     threads: Count | None = None  # of the main process on CPU; None: one a core (recorded: results depend on it)
     channels_last: bool = True
-    compile: bool = False  # torch.compile of the backbones, images to last map: one graph (ResNets, ViTs), no breaks
+    # torch.compile of the backbones, images to last map, and of what the device does to views: no graph breaks
+    compile: bool = False
     # steps between checkpoints; None: at the end of an epoch, as far as a twentieth of the time is enough for saving
     checkpoint_steps: Count | None = None
     tensorboard: bool = True

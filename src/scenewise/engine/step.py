@@ -165,7 +165,7 @@ class Stepper:
         moved = replace(batch, photometry={}).to(self.fabric.device, non_blocking=True)
         weights, views = self.plan.backbone.weights, dict(moved.views)
         for name, numbers in batch.photometry.items():
-            views[name] = apply_to_batch(views[name], numbers)
+            views[name] = apply_to_batch(views[name], numbers, compiled=self.plan.config.engine.compile)
         views = {name: normalise(view, mean=weights.mean, std=weights.std) for name, view in views.items()}
         return replace(moved, views=views)
 

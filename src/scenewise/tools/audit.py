@@ -7,9 +7,12 @@ brightness, objects, crops, files cut off in the middle - is measured on up to `
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +34,7 @@ from scenewise.tools.audit_sample import Measured, ReadingTime, Setting, draw_sa
 from scenewise.tools.audit_survey import Survey, survey_images
 from scenewise.types import Skip
 from scenewise.views.opencv import check_opencv
-from scenewise.views.policies import POLICIES
+from scenewise.views.policies import POLICIES, make_policies, setting_names
 from scenewise.views.regions import RegionPolicy
 
 LIMIT = 2000  # images decoded: shares over images are then known to about 1 point
@@ -57,6 +60,7 @@ def audit(
     limit: int = LIMIT,
     size: int | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
     workers: int = 0,
     overwrite: bool = False,
     reindex: bool = False,
@@ -70,8 +74,10 @@ def audit(
     which no generator of `scenewise propose` uses. So crops are judged by other boxes than those that made them; where
     they are the same, by request, a note says so. html: a page to write too. limit: images decoded, drawn by the seed.
     size: pixels of a full view, for which crops are judged and the rest is recommended; None: what is recommended for
-    these photos. Raises UserError for wrong input, before any work.
+    these photos. settings: of the region policies by dotted name, as a run takes them (`crops.min_window`): each policy
+    has those that it knows. Raises UserError for wrong input, before any work.
     """
+    settings = dict(settings or {})
     display, html = display or Quiet(), None if html is None else Path(html)
     proposals = None if proposals is None else str(proposals)
     judge = None if judge is None else str(judge)
@@ -79,6 +85,7 @@ def audit(
         lambda: _check_terms(limit=limit, size=size, proposals=proposals, judge=judge),
         lambda: check_output("--html", html, overwrite=overwrite),
         lambda: parse_spec(data),
+        lambda: make_policies(settings),
         check_opencv,
     )
     source = open_with_display(data, display, reindex=reindex)
@@ -88,10 +95,10 @@ def audit(
         said = [*said, "crops are judged by boxes of the generator that made them: their shares are upper bounds"]
     survey = survey_images(source, display)
     judged = choose_size(survey.short_side)[0] if size is None else size
-    setting = Setting(_policies(proposed), proposed, proposals, chosen, judged, seed)
+    setting = Setting(_policies(proposed, settings), proposed, proposals, chosen, judged, seed)
     sample = _sample(source, setting, limit=limit, workers=workers, display=display)
     said = [*source.notes, *notes, *said]
-    found = _audit(data, source, survey, sample, setting, asked=size, notes=said)
+    found = _audit(data, source, survey, sample, setting, asked=size, settings=settings, notes=said)
     if html is not None:
         with writing(html):
             write_audit(html, audit_page(found, source, sample.measured, setting))
@@ -130,11 +137,20 @@ def _check_judge(judge: str | None) -> None:
         raise UserError(*(problem + hint for problem in error.problems)) from error
 
 
-def _policies(proposed: Proposed | None) -> dict[str, RegionPolicy]:
+def _policies(proposed: Proposed | None, settings: Mapping[str, Any]) -> dict[str, RegionPolicy]:
     """Return the policies that can be measured, every value decided: without proposals those that need none."""
+    policies = make_policies(settings)
     if proposed is None:
-        return {name: kind() for name, kind in POLICIES.items() if not kind.needs_proposals}
-    return {name: kind().decide(proposed.mean_area) for name, kind in POLICIES.items()}
+        return {name: policy for name, policy in policies.items() if not policy.needs_proposals}
+    return {name: policy.decide(proposed.mean_area) for name, policy in policies.items()}
+
+
+def _as_options(settings: Mapping[str, Any], *, crops: str) -> tuple[str, ...]:
+    """Return the settings that a region policy has, as options of a command ready for a shell."""
+    known = setting_names(crops)
+    return tuple(
+        f"--set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in settings.items() if name in known
+    )
 
 
 def _sample(source: Source, setting: Setting, *, limit: int, workers: int, display: Display) -> Sample:
@@ -157,9 +173,10 @@ def _audit(
     setting: Setting,
     *,
     asked: int | None,
+    settings: Mapping[str, Any],
     notes: Sequence[str],
 ) -> Audit:
-    """Return the figures of what was found, and what follows from them; asked: the size that the user wants."""
+    """Return the figures of what was found, and what follows; asked, settings: what the user wants otherwise."""
     measured = sample.measured
     indices = [each.index for each in measured]
     digests = [each.digest for each in measured]
@@ -187,6 +204,7 @@ def _audit(
         view_seconds=(sample.reading.two_views - sample.reading.decode) / 2,
         proposals=setting.asked,
         packed=setting.asked is None and setting.proposals is not None,
+        options={name: _as_options(settings, crops=name) for name in POLICIES},
     )
     return Audit(
         data=data,
@@ -207,7 +225,11 @@ def _audit(
         reading=sample.reading,
         size=setting.size,
         recommendation=recommend(facts),
-        notes=[*notes, *_method_notes(source, survey, sample, setting, without_objects=int((objects == 0).sum()))],
+        notes=[
+            *notes,
+            *_method_notes(source, survey, sample, setting, without_objects=int((objects == 0).sum())),
+            *([f"crops are cut with {', '.join(f'{n}={v}' for n, v in settings.items())}"] if settings else []),
+        ],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scenewise.engine.proposed import LABELS
 from scenewise.methods import method_class
@@ -13,7 +13,6 @@ from scenewise.views.slots import full_views
 from scenewise.wording import counted
 
 SIZES = (32, 64, 96, 112, 128, 160, 192, 224)  # those of CIFAR, Tiny ImageNet and STL-10, our runs', the papers' 224
-SMALL_SIZE = 96  # of STL-10: the largest images that MSVQ was published on
 BATCH = 256  # images: what the published learning rates are given for
 LEAST_BATCH = 32
 STEPS_AN_EPOCH = 20  # at least, ours: a cosine schedule and a queue turn over with steps, not with epochs
@@ -42,7 +41,8 @@ class Facts:
     not count objects. missed: policy -> share of view pairs WITHOUT
     a common object, where known. fallbacks: policy -> share of the pairs that it could not cut as its name says.
     decode_seconds, view_seconds: of one image on one core: reading it, making one view of it. proposals: how the user
-    named those to cut by, None where nobody did. packed: whether they came with the images, and need no name.
+    named those to cut by, None where nobody did. packed: whether they came with the images, and need no name. options:
+    policy -> what a command has to be told of its settings.
     """
 
     data: str
@@ -56,6 +56,7 @@ class Facts:
     view_seconds: float
     proposals: str | None
     packed: bool = False
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +80,7 @@ def recommend(facts: Facts) -> Recommendation:
         choose_size(facts.short_side) if facts.size is None else (facts.size, f"size {facts.size}: asked for")
     )
     crops, why_crops = choose_crops(facts)
-    method, why_method = choose_method(facts, size=size, crops=crops)
+    method, why_method = choose_method(facts, crops=crops)
     batch_size, why_batch = choose_batch(facts)
     epochs, why_epochs = choose_epochs(facts, batch_size=batch_size)
     disk, why_disk = expected_disk(facts, proposing=proposes(facts, crops))
@@ -151,13 +152,12 @@ def choose_crops(facts: Facts) -> tuple[str, str]:
     )
 
 
-def choose_method(facts: Facts, *, size: int, crops: str) -> tuple[str, str]:
-    """Return the method, and why: the published setting nearest to the images."""
-    if size <= SMALL_SIZE:
-        return "msvq", (
-            f"method msvq: published on small images (32 to {SMALL_SIZE} px, 50,000 to 113,000 of them), where it is "
-            "ahead of ReSSL, BYOL and MoCo v2"
-        )
+def choose_method(facts: Facts, *, crops: str) -> tuple[str, str]:
+    """Return the method, and why: the published setting nearest to the images.
+
+    MSVQ is not among them, though it was published on small pictures, ahead of ReSSL, BYOL and MoCo v2: those show one
+    object each, and on photos of scenes at 64 px it was behind MoCo v2 (docs/results/study-scenes-small.md).
+    """
     if crops == "overlap":
         return "univip", "method univip: it was made for these crops (COCO, linear ImageNet 60.2 against BYOL's 57.8)"
     if crops == "object":
@@ -167,7 +167,7 @@ def choose_method(facts: Facts, *, size: int, crops: str) -> tuple[str, str]:
     count = "how many objects an image has is not known" if facts.objects is None else f"{facts.objects:.1f} an image"
     return "mls", (
         f"method mls: {count}; it takes several objects in a crop for several labels, at MoCo v2's cost (published on "
-        "COCO ahead of it; in our first small run level with it)"
+        "COCO ahead of it; level with it in our runs on 5,415 photos at 64 px)"
     )
 
 
@@ -230,13 +230,20 @@ def commands(facts: Facts, *, method: str, crops: str, size: int, batch_size: in
     file = shlex.quote(facts.proposals) if facts.proposals is not None and known else "proposals.arrow"
     named = "" if facts.packed else f" --proposals {file}"
     cut = "" if crops == "scene" else f" --crops {crops}{named}"
+    cut = " ".join([cut, *facts.options.get(crops, ())])
     lines = [
         f"scenewise pretrain {data} --method {method}{cut} --size {size} --batch-size {batch_size} --epochs {epochs} "
         "--out RUN"
     ]
     if proposes(facts, crops):
-        lines = [f"scenewise propose {data} --out {file}", f"scenewise audit {data} --proposals {file}", *lines]
+        again = " ".join([f"scenewise audit {data} --proposals {file}", *all_options(facts)])
+        lines = [f"scenewise propose {data} --out {file}", again, *lines]
     return tuple(lines)
+
+
+def all_options(facts: Facts) -> tuple[str, ...]:
+    """Return what a command has to be told of the settings of any policy, each once."""
+    return tuple(dict.fromkeys(option for options in facts.options.values() for option in options))
 
 
 def shown_bytes(count: float | int) -> str:

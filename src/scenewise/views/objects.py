@@ -57,6 +57,9 @@ class Object(RegionPolicy):
     max_aspect: Aspect = 4.0  # longer side over shorter; ours
     limit: Count | None = 10  # proposals drawn from, the best (the authors' loaders); None: all
     nms_iou: Share | None = None  # of a proposal with a better one, at most; None: not looked at
+    # side that a smaller object's window is grown to, share of the photo's short side; None: the pixels of a view (224
+    # in the authors' code: 0.29 of OpenImages' short side, 0.47 of COCO's), so less of a photo the smaller the views
+    min_window: Share | None = None
     dilation: NotNegative = 0.2  # the authors' code; 0.1 is the paper's other value
     # of what `dilation` is a share: the photo's sides (as read of the paper) or the box's own
     dilation_mode: Literal["image", "box"] = "image"
@@ -84,7 +87,7 @@ class Object(RegionPolicy):
         if box is None:
             return scene_instead(size, proposals, slots, generator)
         first = int(generator.random() < self.swap)
-        windows = self.windows(box, size, side=_least_window(slots))
+        windows = self.windows(box, size, side=_least_side(self, size, slots))
         ranges = {
             name: (
                 object_range(slot, mean_area=self.mean_area, smallest=self.object_scale),
@@ -173,6 +176,7 @@ class ObjectShift(RegionPolicy):
     max_aspect: Aspect = 4.0
     limit: Count | None = 10
     nms_iou: Share | None = None
+    min_window: Share | None = None  # as in the policy `object`
     distance: tuple[Pixels, Pixels] = (40.0, 120.0)  # pixels of a 224-pixel view; ours, around the authors' 80
     object_scale: Share | None = None  # as in the policy `object`
     mean_area: MeanArea | None = None
@@ -191,7 +195,7 @@ class ObjectShift(RegionPolicy):
         if box is None:
             return scene_instead(size, proposals, slots, generator)
         first = int(generator.random() < self.swap)
-        window, _ = object_windows(box, size, side=_least_window(slots), dilation=0.0, mode="box")
+        window, _ = object_windows(box, size, side=_least_side(self, size, slots), dilation=0.0, mode="box")
         distance = (self.distance[0] * full_size(slots), self.distance[1] * full_size(slots))
         shifted = shifted_window(window, size, distance=distance, tries=SHIFT_TRIES, generator=generator)
         if shifted is None:
@@ -227,9 +231,11 @@ def _draw(
     return found[generator.integers(len(found))] if len(found) else None
 
 
-def _least_window(slots: Mapping[str, Slot]) -> int:
-    """Return the pixels an object's window has at least: those of the largest view (224 in the authors' code)."""
-    return round(REFERENCE_SIZE * full_size(slots))
+def _least_side(policy: Object | ObjectShift, size: Size, slots: Mapping[str, Slot]) -> int:
+    """Return the pixels that a side of an object's window has at least, where the photo is as long."""
+    if policy.min_window is None:
+        return round(REFERENCE_SIZE * full_size(slots))
+    return round(policy.min_window * min(size))
 
 
 def _in_turn(
