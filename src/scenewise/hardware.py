@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,10 +37,30 @@ def computes_in_bf16(kind: str) -> bool:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Have a GPU's convolutions compute float32 in float32; torch lets them round to 10 bits (TF32) unless told."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Have a GPU compute float32 in float32; torch lets its convolutions round to 10 bits (TF32) unless told.
+
+    Its matrix products do so where the caller has allowed it (`torch.set_float32_matmul_precision`).
+    """
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with _exact_convolutions():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    cudnn: Any = torch.backends.cudnn
+    switch: tuple[Any, str, bool | str] = (cudnn, "allow_tf32", False)
+    try:
+        before = getattr(*switch[:2])
+    except RuntimeError:  # torch since 2.9, where the caller has used its newer setting: the two do not mix
+        switch = (cudnn.conv, "fp32_precision", "ieee")
+        before = getattr(*switch[:2])
+    setattr(*switch)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(*switch[:2], before)

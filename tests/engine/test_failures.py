@@ -80,6 +80,10 @@ def test_images_that_are_known_to_be_bad_count_before_the_first_step(
     with pytest.raises(UserError, match=r"data.max_skipped: 2 of 40"):
         train(tmp_path / "run", data={"source": str(tmp_path / "pool")})
     assert not (tmp_path / "run").exists()
+    auto = {"source": str(tmp_path / "pool"), "proposals": "auto"}
+    with pytest.raises(UserError, match=r"data.max_skipped: 2 of 40.*\n`scenewise audit` names all"):
+        train(tmp_path / "run", data=auto, crops={"name": "object"})
+    assert not (tmp_path / "run").exists(), "no proposals are made for a run that is refused"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -227,3 +231,28 @@ def test_the_configuration_is_judged_before_the_data_and_all_at_once(
     told = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
     assert "nowhere" not in told
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "killed by signal"),
+        ("DataLoader worker (pid 7) exited unexpectedly", "exited unexpectedly"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            "--shm-size",
+        ),
+        (
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left (28)",
+            "--shm-size",
+        ),
+    ],
+)
+def test_the_death_of_a_loaders_process_is_told_in_words(said: str, told: str) -> None:
+    def batches() -> Iterator[Any]:
+        raise RuntimeError(said)
+        yield
+
+    problem = fetch(batches())
+    assert isinstance(problem, UserError) and told in str(problem)

@@ -117,6 +117,15 @@ def test_a_file_without_boxes_is_refused(
         RandomBoxes(tmp_path / "empty.arrow")
 
 
+def test_a_file_with_impossible_boxes_is_refused(
+    tmp_path: Path, origin: Callable[..., Origin], rows: Callable[[int], list[Row]]
+) -> None:
+    wrong = [row._replace(boxes=row.boxes + 5000) for row in rows(5)]
+    write_store(tmp_path / "wrong.arrow", origin(images=5), wrong)
+    with pytest.raises(UserError, match=r"--like: .*wrong\.arrow: .* is empty, reversed, or reaches outside"):
+        RandomBoxes(tmp_path / "wrong.arrow")
+
+
 def test_no_file_at_all_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         RandomBoxes(tmp_path / "missing.arrow")

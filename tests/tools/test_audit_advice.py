@@ -87,6 +87,13 @@ def test_object_crops_are_recommended_when_they_halve_the_missed_pairs() -> None
     assert recommend(dataclasses.replace(AWARE, missed=rare)).crops == "scene"
 
 
+@pytest.mark.parametrize(("images", "unreadable", "share"), [(16, 5, "0.24"), (9900, 100, None), (3, 1, None)])
+def test_the_command_allows_for_images_that_cannot_be_read(images: int, unreadable: int, share: str | None) -> None:
+    use = recommend(dataclasses.replace(PLAIN, images=images, unreadable=unreadable))
+    assert (f"--set data.max_skipped={share}" in use.commands[-1]) == (share is not None)
+    assert ("cannot be read" in use.reasons[0]) == (share is not None)
+
+
 def test_a_policy_is_recommended_with_the_settings_it_was_measured_with() -> None:
     least = "--set crops.min_window=0.5"
     options = {"scene": ("--set crops.scene_scale=0.3",), "object": (least,), "object-shift": (least,)}

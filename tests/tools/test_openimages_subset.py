@@ -122,6 +122,9 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     assert (tmp_path / "list.csv").read_text() == "mine"
     file, classes = tables(tmp_path)
     write_subset(file, classes, out=tmp_path / "list.csv", class_images=2, overwrite=True)
+    for out in (tmp_path, tmp_path / "none" / "list.csv"):
+        with pytest.raises(UserError, match=r"--out: cannot write .*; name a file in a folder that exists"):
+            write_subset(file, classes, out=out, class_images=2, overwrite=True)
 
 
 def test_a_test_list_asks_for_the_classes_of_its_training_list(tmp_path: Path) -> None:

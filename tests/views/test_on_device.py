@@ -132,19 +132,20 @@ def test_nothing_waits_for_the_device(squares: list[np.ndarray], monkeypatch: py
 COMPILED = """
 import functools
 import numpy as np, torch
-torch.compile = functools.partial(torch.compile, backend="eager")
+torch.compile = functools.partial(torch.compile, backend="eager", fullgraph=True)
 torch._dynamo.config.error_on_recompile = True  # any number of views, of any size, is the same graph
+from scenewise.views.augmentations import AUGMENTATIONS
 from scenewise.views.on_device import apply_to_batch, as_numbers
-from scenewise.views.photometric import JITTER, Photometry
+from scenewise.views.photometric import JITTER, CHANCES, Photometry, draw
 
-for count, size in ((16, 12), (20, 24)):  # four views and more an operation: 1 and 3 (the channels) are told apart
+for count, size in ((16, 40), (20, 24), (2, 30), (1, 24), (3, 24)):
     chance = np.random.default_rng(size)
     wanted = [
         Photometry(
             flip=place % 3 == 0,
             jitter=tuple((JITTER[(place + turn) % 4], (0.1, 0.7)[(place + turn) % 4 < 3]) for turn in range(4)),
             grey=place % 3 == 1,
-            sigma=(None, 0.5, 0.6)[place % 3],
+            sigma=(0.5, None, 1.3)[place % 3],
             solarise=(None, 100, 128)[place % 3],
         )
         for place in range(2 * count)
@@ -152,10 +153,19 @@ for count, size in ((16, 12), (20, 24)):  # four views and more an operation: 1 
     numbers = torch.from_numpy(np.stack([as_numbers(each) for each in wanted])).view(2, count, -1)
     views = torch.from_numpy(chance.integers(0, 256, (2, count, 3, size, size), dtype=np.uint8))
     assert torch.equal(apply_to_batch(views, numbers, compiled=True), apply_to_batch(views, numbers))
+
+# a small part a step: 1 view of an operation or 2 or 3, every length of blur; no more than torch's 8 graphs are made
+torch._dynamo.config.error_on_recompile = False
+torch._dynamo.config.fail_on_recompile_limit_hit = True
+for step in range(40):
+    wanted = [draw(AUGMENTATIONS["byol-second"], chance.random(CHANCES), blur_scale=2.0) for _ in range(8)]
+    numbers = torch.from_numpy(np.stack([as_numbers(each) for each in wanted]))[None]
+    views = torch.from_numpy(chance.integers(0, 256, (1, 8, 3, 24, 24), dtype=np.uint8))
+    assert torch.equal(apply_to_batch(views, numbers, compiled=True), apply_to_batch(views, numbers))
 """
 
 
 def test_what_is_compiled_is_one_graph_an_operation() -> None:
-    """A graph break is an error here, and so is a second graph for other views. Alone, without the type checks."""
+    """A graph break is an error here, and so are graphs for other numbers of views. Alone, without the type checks."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ def _number_as_text(value: Any) -> Any:
 
 # --set and YAML read 32 as a number
 Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_number_as_text)]
+MAX_SKIPPED = 0.01  # the contract's
 Spread = Annotated[float, Gt(0), Le(1)]  # a standard deviation of values 0..1
 
 
@@ -47,7 +48,7 @@ class DataConfig:
     mean: tuple[Share, Share, Share] | None = None
     std: tuple[Spread, Spread, Spread] | None = None
     # share of distinct bad images over all at which a run stops; one bad image is always allowed
-    max_skipped: Share = 0.01
+    max_skipped: Share = MAX_SKIPPED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -168,8 +168,10 @@ def fetch(batches: Iterator[Batch | UserError]) -> Batch | UserError:
 
 def death_of_worker(error: RuntimeError) -> str | None:
     """Return what torch's loader says of a process of its own that died; None where the error is another."""
-    died = any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal"))
-    return " ".join(str(error).split())[:120] if died else None
+    text = " ".join(str(error).split())
+    if "shared memory" in text:
+        return "no shared memory is left: a container gives more with --shm-size"
+    return text[:120] if any(sign in text for sign in ("exited unexpectedly", "killed by signal")) else None
 
 
 def start_worker(worker: int) -> None:

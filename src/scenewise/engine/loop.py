@@ -263,7 +263,8 @@ class Loop:
             self.state.skipped[skip.key] = skip
             self.display.warn(f"left out {skip.key}: {skip.reason}")
         if fresh:
-            check_skipped(self.plan, len(self.state.skipped), fresh[-1])
+            share = self.plan.config.data.max_skipped
+            check_skipped(self.plan.source, share, len(self.state.skipped), fresh[-1])
 
     def _advise(self, line: Mapping[str, Any]) -> None:
         """Say in plain words, once a figure, what has left its healthy range; the first epoch tells of crops only."""

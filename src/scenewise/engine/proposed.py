@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -128,7 +129,7 @@ def open_proposals(file: Path, source: Source, *, field: str = FIELD) -> StoredP
         raise UserError(
             f"{field}: {file} has none for {len(missing)} of {len(source)} images, the first "
             f"{keys[missing[0]]!r}; it was made for {origin.images} images of {origin.source}.\n"
-            f"Make them for this data: `scenewise propose {source.spec} --out FILE`"
+            f"Make them for this data: `scenewise propose {shlex.quote(source.spec)} --out FILE`"
         )
     others = np.flatnonzero((store.sizes()[rows] != sizes).any(axis=1))
     if len(others):
@@ -138,10 +139,11 @@ def open_proposals(file: Path, source: Source, *, field: str = FIELD) -> StoredP
 
 
 def _replaced(store: Store, source: Source, count: int, row: Row, size: tuple[int, int]) -> str:
+    data, file = shlex.quote(source.spec), shlex.quote(str(store.file))
     return (
         f"{store.field}: {count} {'image has' if count == 1 else 'images have'} another size than in {store.file}: "
         f"{row.key} has {size[1]} x {size[0]} pixels, proposals for {row.size[1]} x {row.size[0]}; replaced since?\n"
-        f"Make them anew: `scenewise propose {source.spec} --out {store.file} --overwrite`"
+        f"Make them anew: `scenewise propose {data} --out {file} --overwrite`"
     )
 
 
@@ -222,7 +224,7 @@ def _no_proposals(crops: RegionPolicy, data: str, *, auto: bool) -> UserError:
     other = f"add --proposals {AUTO}, or " if auto else ""
     return UserError(
         f"crops.name: {policy_name(crops)!r} needs object proposals; {other}make them once with "
-        f"`scenewise propose {data} --out proposals.arrow` and add --proposals proposals.arrow"
+        f"`scenewise propose {shlex.quote(data)} --out proposals.arrow` and add --proposals proposals.arrow"
     )
 
 

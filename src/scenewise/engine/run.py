@@ -122,11 +122,11 @@ def _carry_out(
 ) -> Run:
     fresh = checkpoint is None
     source = _open(config.data.source, fabric, display, reindex=reindex)
+    check_skipped_at_start(source, config.data.max_skipped)
     if config.data.proposals == AUTO:
         _check_batch_fits(config, source, fabric)
         while_others_wait(lambda go_on: _propose(config, source, out, display, fresh=fresh, go_on=go_on))
     plan = make_plan(config, source, world=fabric.world_size, rank=fabric.global_rank, fresh=fresh, folder=out)
-    check_skipped_at_start(plan)
     probe = together(
         lambda: make_probe(plan.config, plan.backbone.weights, fabric.device) if fabric.is_global_zero else None
     )

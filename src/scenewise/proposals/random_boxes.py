@@ -41,6 +41,7 @@ class RandomBoxes:
             header = read_header(self.like, field=FIELD)
             if header.images_without_boxes == header.origin.images:
                 raise UserError(f"{FIELD}: {self.like} has no boxes to take sizes from; name a file that has")
+            Store(self.like, field=FIELD).check()
 
     @property
     def settings(self) -> Mapping[str, object]:

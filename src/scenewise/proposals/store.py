@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,8 +194,9 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def _unreadable(file: Path, field: str, error: Exception) -> str:
+    out = shlex.quote(str(file))
     if not file.exists():
-        return f"{field}: no such file: {str(file)!r}; make it with `scenewise propose DATA --out {file}`"
+        return f"{field}: no such file: {str(file)!r}; make it with `scenewise propose DATA --out {out}`"
     if file.is_dir():
         return f"{field}: {str(file)!r} is a folder; name a file of `scenewise propose`"
     if isinstance(error, OSError) and error.errno is not None:
@@ -202,7 +204,7 @@ def _unreadable(file: Path, field: str, error: Exception) -> str:
     with file.open("rb") as opened:
         if opened.read(len(_ARROW)) != _ARROW:
             return f"{field}: {file} is not a file of `scenewise propose` (no Arrow IPC file)"
-    return f"{field}: {file} is cut off or damaged; make it anew with `scenewise propose DATA --out {file} --overwrite`"
+    return f"{field}: {file} is cut off or damaged; make it anew with `scenewise propose DATA --out {out} --overwrite`"
 
 
 def _parse(file: Path, field: str, schema: pa.Schema) -> Header:
@@ -215,7 +217,7 @@ def _parse(file: Path, field: str, schema: pa.Schema) -> Header:
     if header is None:
         raise UserError(
             f"{field}: {file} is of format {version!r}, this version reads {FORMAT}; "
-            f"make it anew with `scenewise propose DATA --out {file} --overwrite`"
+            f"make it anew with `scenewise propose DATA --out {shlex.quote(str(file))} --overwrite`"
         )
     if not 0 < header.mean_area <= 1:
         raise UserError(f"{field}: {file} is damaged: a mean area of {header.mean_area} in its header")

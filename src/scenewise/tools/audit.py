@@ -195,6 +195,7 @@ def _audit(
     facts = Facts(
         data=data,
         images=len(source) - len(sample.skipped),
+        unreadable=len(source.unreadable) + round(_expected_to_fail(source, sample)),
         size=asked,
         short_side=survey.short_side,
         objects=float(objects.mean()) if setting.judge.generator == LABELS else None,
@@ -233,6 +234,11 @@ def _audit(
     )
 
 
+def _expected_to_fail(source: Source, sample: Sample) -> float:
+    """Return how many of all images have a good header but cannot be decoded, judged by those that were drawn."""
+    return len(sample.skipped) / (len(sample.measured) + len(sample.skipped)) * len(source)
+
+
 def _method_notes(
     source: Source, survey: Survey, sample: Sample, setting: Setting, *, without_objects: int
 ) -> list[str]:
@@ -256,7 +262,7 @@ def _method_notes(
     if not every and sample.skipped:
         notes.append(
             f"{len(sample.skipped)} of the {drawn:,} images drawn have a good header but cannot be decoded; of all "
-            f"{total:,} about {len(sample.skipped) / drawn * total:,.0f} are to be expected"
+            f"{total:,} about {_expected_to_fail(source, sample):,.0f} are to be expected"
         )
     if without_objects:
         notes.append(f"{without_objects:,} images have no object and do not count for the pairs with one in common")

@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scenewise.engine.config import MAX_SKIPPED
 from scenewise.engine.proposed import LABELS
+from scenewise.engine.skipped import allowed_skips
 from scenewise.methods import method_class
 from scenewise.views.slots import full_views
 from scenewise.wording import counted
@@ -36,13 +38,13 @@ SCRATCH = 100_000  # images: the scene methods were published from scratch on CO
 class Facts:
     """The figures that the rules look at.
 
-    images: how many can be used. size: pixels of a view that the user wants, None: to be chosen. short_side: pixels
-    that three quarters of the images reach. objects: mean number an image by labels, None without labels: proposals do
-    not count objects. missed: policy -> share of view pairs WITHOUT
-    a common object, where known. fallbacks: policy -> share of the pairs that it could not cut as its name says.
-    decode_seconds, view_seconds: of one image on one core: reading it, making one view of it. proposals: how the user
-    named those to cut by, None where nobody did. packed: whether they came with the images, and need no name. options:
-    policy -> what a command has to be told of its settings.
+    images: how many can be used; unreadable: how many more there are, those of a sample scaled up. size: pixels of a
+    view that the user wants, None: to be chosen. short_side: pixels that three quarters of the images reach. objects:
+    mean number an image by labels, None without labels: proposals do not count objects. missed: policy -> share of view
+    pairs WITHOUT a common object, where known. fallbacks: policy -> share of the pairs that it could not cut as its
+    name says. decode_seconds, view_seconds: of one image on one core: reading it, making one view of it. proposals: how
+    the user named those to cut by, None where nobody did. packed: whether they came with the images, and need no name.
+    options: policy -> what a command has to be told of its settings.
     """
 
     data: str
@@ -57,6 +59,7 @@ class Facts:
     proposals: str | None
     packed: bool = False
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unreadable: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +93,13 @@ def recommend(facts: Facts) -> Recommendation:
         reasons.insert(
             0, f"{counted(facts.images, 'image')} can be read, and a batch is two at least: nothing to train on"
         )
-    elif facts.images < SCRATCH:
+    if allowance(facts) is not None:
+        reasons.insert(
+            0,
+            f"{facts.unreadable:,} of {facts.images + facts.unreadable:,} images cannot be read, more than a run "
+            f"leaves out unless data.max_skipped allows it ({MAX_SKIPPED:.0%} by default): mend those you need",
+        )
+    if 2 <= facts.images < SCRATCH:
         reasons.append(
             f"--init: {facts.images:,} images are fewer than the methods for scenes were published on from scratch "
             "(COCO, 118,000): starting from existing weights, --init timm:resnet50, is the way to beat those"
@@ -106,6 +115,14 @@ def recommend(facts: Facts) -> Recommendation:
         reasons=tuple(reasons),
         commands=commands(facts, method=method, crops=crops, size=size, batch_size=batch_size, epochs=epochs),
     )
+
+
+def allowance(facts: Facts) -> float | None:
+    """Return the `data.max_skipped` that a run on these images needs, in whole percent; None: the usual will do."""
+    everything = facts.images + facts.unreadable
+    if facts.unreadable <= allowed_skips(MAX_SKIPPED, everything):
+        return None
+    return math.ceil(100 * facts.unreadable / everything) / 100
 
 
 def choose_size(short_side: float) -> tuple[int, str]:
@@ -230,7 +247,9 @@ def commands(facts: Facts, *, method: str, crops: str, size: int, batch_size: in
     file = shlex.quote(facts.proposals) if facts.proposals is not None and known else "proposals.arrow"
     named = "" if facts.packed else f" --proposals {file}"
     cut = "" if crops == "scene" else f" --crops {crops}{named}"
-    cut = " ".join([cut, *facts.options.get(crops, ())])
+    share = allowance(facts)
+    more = [*facts.options.get(crops, ()), *([] if share is None else [f"--set data.max_skipped={share}"])]
+    cut = " ".join([cut, *more])
     lines = [
         f"scenewise pretrain {data} --method {method}{cut} --size {size} --batch-size {batch_size} --epochs {epochs} "
         "--out RUN"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,9 +217,10 @@ def _check_same(config: RunConfig, run: Path) -> None:
 def _check_proposals(config: RunConfig, run: Path | None) -> None:
     asked, has_own = config.data.proposals, run is not None and (run / PROPOSALS).exists()
     if asked == AUTO and not has_own:
+        data = shlex.quote(config.data.source)
         raise UserError(
             f"{FIELD}: {AUTO!r} keeps its file in a run's folder; make one with `scenewise propose "
-            f"{config.data.source} --out proposals.arrow` and name it, or a run that has made them: --run RUN"
+            f"{data} --out proposals.arrow` and name it, or a run that has made them: --run RUN"
         )
     check_crops(config.crops, asked, config.data.source, auto=has_own)
     check_proposals(asked)

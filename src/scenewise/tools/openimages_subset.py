@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int
 from scenewise import keys
 from scenewise.backbones.weights import write_atomically
 from scenewise.errors import UserError
+from scenewise.outputs import check_output
 from scenewise.sources.openimages_csv import read_classes
 
 CLASS_IMAGES = 900  # photos a class has at least (OAC's README)
@@ -60,8 +61,7 @@ def write_subset(
     where a table cannot be read, nothing is left, a class of the other list is, or `out` exists.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise UserError(f"--out: {str(out)!r} exists; name another file or replace it with --overwrite")
+    check_output("--out", out, overwrite=overwrite)
     names = read_classes(Path(classes))
     ids, image_of, class_of = _read_pairs(Path(boxes), names)
     if classes_of is not None:

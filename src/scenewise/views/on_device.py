@@ -7,7 +7,8 @@ CPU's are: 99 % of the values of real photos are equal or one level apart (tests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -23,6 +24,7 @@ _NONE = -1.0  # no operation
 
 Views = Float32[Tensor, "n 3 height width"]
 PerView = Float32[Tensor, "n 1 1 1"]
+COMPILED_RADII = 4  # pixels that the blur's radius is a multiple of where it is compiled: each length is a graph
 Operations = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 
 
@@ -49,24 +51,47 @@ def apply_to_batch(
     values take four times the memory while they are worked on. compiled: each operation by torch.compile, one pass over
     the pixels where there were up to forty; one level in a million values is another then.
     """
-    operations = _compiled() if compiled else _OPERATIONS
-    return torch.stack([_apply(*each, operations) for each in zip(views, numbers.numpy(), strict=True)])
+    return torch.stack([_apply(*each, compiled=compiled) for each in zip(views, numbers.numpy(), strict=True)])
 
 
 def _apply(
-    views: UInt8[Tensor, "n 3 height width"], numbers: Float32[np.ndarray, "n 12"], operations: Operations
+    views: UInt8[Tensor, "n 3 height width"], numbers: Float32[np.ndarray, "n 12"], *, compiled: bool
 ) -> UInt8[Tensor, "n 3 height width"]:
-    flat, device = views.float(), views.device
-    for name, rows, values in _plan(numbers):
-        places, by = (torch.from_numpy(each).to(device, non_blocking=True) for each in (rows, values))
-        flat.index_copy_(0, places, operations[name](flat.index_select(0, places), by))
+    flat, operations = views.float(), _compiled() if compiled else _OPERATIONS
+    plan = _plan(numbers, radii=COMPILED_RADII if compiled else 1)
+    if compiled:
+        plan = [(name, _four_at_least(rows), _four_at_least(values)) for name, rows, values in plan]
+    places = _on_device([rows for _, rows, _ in plan], views.device)
+    factors = _on_device([values for _, _, values in plan], views.device)
+    for (name, _, _), rows, by in zip(plan, places, factors, strict=True):
+        flat.index_copy_(0, rows, operations[name](flat.index_select(0, rows), by))
     channels_last = views.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return flat.to(torch.uint8).contiguous(memory_format=layout)
 
 
-def _plan(numbers: Float32[np.ndarray, "n 12"]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return what is to be done, in order: the operation, the rows (int64) that it is for, what each of them gets."""
+def _on_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Return arrays of one type as tensors on the device, by a single copy for which the host does not wait."""
+    if not arrays:
+        return []
+    joined = torch.from_numpy(np.concatenate([each.ravel() for each in arrays]))
+    if device.type == "cuda":
+        joined = joined.pin_memory()
+    parts = torch.split(joined.to(device, non_blocking=True), [each.size for each in arrays])
+    # in memory of their own: where a part begins would belong to a compiled graph
+    return [part.view(each.shape).clone() for part, each in zip(parts, arrays, strict=True)]
+
+
+def _four_at_least(rows: np.ndarray) -> np.ndarray:
+    """Return the rows, the last repeated until they are four: for 1, and for 3 as the channels, torch makes a graph."""
+    return np.concatenate([rows, np.repeat(rows[-1:], max(0, 4 - len(rows)), axis=0)])
+
+
+def _plan(numbers: Float32[np.ndarray, "n 12"], *, radii: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return what is to be done, in order: the operation, the rows (int64) that it is for, what each of them gets.
+
+    radii: of what the radius of the blur's weights is a multiple.
+    """
     flip, grey, sigma, solarise = numbers[:, :4].T
     kinds, factors = numbers[:, 4:8], numbers[:, 8:]
     wanted = [("flip", flip > 0, flip)]
@@ -76,17 +101,18 @@ def _plan(numbers: Float32[np.ndarray, "n 12"]) -> list[tuple[str, np.ndarray, n
         for number, name in enumerate(JITTER)
     ]
     wanted += [("grey", grey > 0, grey), ("blur", sigma > 0, sigma), ("solarise", solarise < _NO_SOLARISE, solarise)]
+    chosen = [(name, np.flatnonzero(where), values[where]) for name, where, values in wanted if where.any()]
     return [
-        (name, np.flatnonzero(where), _kernels(values[where]) if name == "blur" else values[where].reshape(-1, 1, 1, 1))
-        for name, where, values in wanted
-        if where.any()
+        (name, rows, _kernels(values, radii) if name == "blur" else values.reshape(-1, 1, 1, 1))
+        for name, rows, values in chosen
     ]
 
 
-def _kernels(sigmas: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "n taps"]:
+def _kernels(sigmas: Float32[np.ndarray, " n"], radii: int) -> Float32[np.ndarray, "n taps"]:
     """Return the weights that the CPU blurs with, (n, taps): those of each view, zeros around the shorter ones."""
     kernels = [gaussian_kernel(sigma).ravel() for sigma in sigmas.tolist()]
-    longest = max(map(len, kernels))
+    radius = max(map(len, kernels)) // 2
+    longest = 2 * math.ceil(radius / radii) * radii + 1
     return np.stack([np.pad(kernel, (longest - len(kernel)) // 2) for kernel in kernels])
 
 
@@ -186,6 +212,6 @@ _OPERATIONS: Operations = {
 def _compiled() -> Operations:
     """Return the operations, compiled when first used: each one graph for any number of views of any size.
 
-    One for each length of the blur's weights, of which there are seven at 224 px.
+    One for each length of the blur's weights (`COMPILED_RADII`): two at 224 px, three at 448.
     """
-    return {name: torch.compile(operation, dynamic=True, fullgraph=True) for name, operation in _OPERATIONS.items()}
+    return {name: torch.compile(operation, dynamic=True) for name, operation in _OPERATIONS.items()}
