@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from scenewise.tools.study import study
 from scenewise.tools.study_devices import Pace
 from scenewise.tools.study_file import load_study
 from scenewise.tools.study_plan import StudyPlan, described, epochs_of, flat, plan_study, slug
-from scenewise.tools.study_results import ONE_SEED, command_line, verdict
+from scenewise.tools.study_results import ONE_SEED, _pairs_planned, command_line, verdict, with_seeds
 
 STUDIES = Path(__file__).parents[2] / "studies"
 TEST = Split(train="csv:train.csv", test="csv:test.csv")
@@ -199,26 +201,48 @@ def test_the_studies_here_can_be_planned(name: str, tmp_path: Path, monkeypatch:
     assert all(arm.arm.control in (None, *labels) for arm in plan.arms)
 
 
-@given(
-    differences=st.lists(st.floats(-1, 1).filter(lambda value: value != 0), min_size=1, max_size=4),
-    ends=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
-    fixed=st.booleans(),
-)
-def test_a_difference_is_decided_by_the_interval_and_every_seed(
-    differences: list[float], ends: tuple[float, float], fixed: bool
+@given(seeds=st.integers(1, 4), ends=st.tuples(st.floats(-1, 1), st.floats(-1, 1)), fixed=st.booleans())
+def test_a_difference_is_decided_by_its_interval_with_no_seed_missing(
+    seeds: int, ends: tuple[float, float], fixed: bool
 ) -> None:
     low, high = sorted(ends)
     figure = Figure((low + high) / 2, low, high)
-    found = verdict(differences, figure, fixed=fixed, planned=len(differences))
-    assert verdict(differences, figure, fixed=fixed, planned=len(differences) + 1) not in ("better", "worse")
-    if len(differences) == 1 and not fixed:
+    found = verdict(figure, seeds, fixed=fixed, planned=seeds)
+    assert verdict(figure, seeds, fixed=fixed, planned=seeds + 1) not in ("better", "worse")
+    if seeds == 1 and not fixed:
         assert found == ONE_SEED
-    elif low > 0 and all(each > 0 for each in differences):
-        assert found == "better"
-    elif high < 0 and all(each < 0 for each in differences):
-        assert found == "worse"
     else:
-        assert found == "not decided"
+        assert found == ("better" if low > 0 else "worse" if high < 0 else "not decided")
+
+
+@given(
+    differences=st.lists(st.floats(-1, 1), min_size=2, max_size=15),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_seeds_widen_an_interval_by_students(differences: list[float], ends: tuple[float, float]) -> None:
+    """Nothing where they agree; alone, SciPy's interval; for many seeds a little wider."""
+    mean = statistics.fmean(differences)
+    over_images = Figure(mean, mean - ends[0], mean + ends[1])
+    found, alone = with_seeds(over_images, differences), with_seeds(Figure(mean, mean, mean), differences)
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    half = scipy.stats.t.ppf(0.975, min(len(differences) - 1, 10)) * error
+    assert alone.high - mean == pytest.approx(half, rel=1e-3, abs=1e-12)
+    assert mean - alone.low == pytest.approx(half, rel=1e-3, abs=1e-12)
+    assert (found.high - mean) ** 2 == pytest.approx((alone.high - mean) ** 2 + ends[1] ** 2, rel=1e-6, abs=1e-12)
+    assert (mean - found.low) ** 2 == pytest.approx((mean - alone.low) ** 2 + ends[0] ** 2, rel=1e-6, abs=1e-12)
+    agreed = with_seeds(over_images, [mean] * 3)
+    assert (agreed.low, agreed.high) == pytest.approx((over_images.low, over_images.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [([0, 1], [0, 1, 2], 2), ([], [0, 1, 2], 3), ([0, 1], [], 2), ([], [], 1), ([0], [1], 1)],
+)
+def test_as_many_differences_are_planned_as_seeds_are_in_common(
+    own: list[int], others: list[int], expected: int
+) -> None:
+    """A subject without seeds is paired with every run of the other: all of these must be there."""
+    assert _pairs_planned({"seeds": own}, {"seeds": others}) == expected
 
 
 @given(st.text())

@@ -12,9 +12,9 @@ from scenewise.tools.study_results import ONE_SEED
 NO_PICTURES: Mapping[str, str] = {}
 READING = (
     "A figure is the mean over the seeds, ± their standard deviation. A difference is the mean over the seeds that the "
-    "arm and its control have in common; its 95 % interval is of the same resampled test images for both "
-    "(paired bootstrap). It does not hold what another seed of the training would change: a row of one seed is marked "
-    f"“{ONE_SEED}”, and “better” or “worse” needs the interval and every seed on one side of 0.",
+    "arm and its control have in common; its 95 % interval is of the same resampled test images for both (paired "
+    "bootstrap), and with several seeds of those too (Student's t, added in quadrature). With one seed it does not "
+    f"hold what another training would change: such a row is marked “{ONE_SEED}”.",
     "Each interval stands for itself: of twenty differences that are none, about one looks decided.",
 )
 
