@@ -5,9 +5,10 @@ images were compressed anew (npz parts of JPEG bytes), accuracies are a little b
 
     SCENEWISE_DATA=DATA scenewise study studies/cifar10_msvq.py --out STUDY
 
-Published kNN (k 200, temperature 0.1) at epoch 200: MSVQ 90.1, MSV 89.3, MQ 89.4, ReSSL 88.89, MoCo v2 82.6 (see
-`scenewise recipes`). The published curves are of the test images; here the test split is looked at once, and the curve
-of every epoch is the probe's: kNN between two halves of 10,000 training images, so lower, in STUDY/curves.json.
+Published kNN (k 200, temperature 0.1) at epoch 200: MSVQ 90.1, MSV 89.3, MQ 89.4, in their figure beside ReSSL 89.1 and
+MoCo v2 81.2; ReSSL 88.89 and MoCo v2 82.6 elsewhere (`scenewise recipes` has the sources). The published curves are of
+the test images; here the test split is looked at once, and the curve of every epoch is the probe's: kNN between two
+halves of 10,000 training images, so lower, in STUDY/curves.json.
 Epochs are equal as published, encoder passes are not; the table shows both.
 """
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scenes_small import NOTHING, Grid, on_photos
+from scenes_small import LARGER, NOTHING, Grid, on_photos
 
 from scenewise.studies import Arm, Settings, Study
 
-LARGER = {"crops.scene_scale": 0.4}
 WINDOWS = (0.47, 0.75)
 
 

@@ -128,11 +128,12 @@ def _constraints(hint: Any) -> list[Any]:
 @functools.cache
 def _readers(kind: type[Any]) -> dict[str, _Reader]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    finite = ConfigDict(allow_inf_nan=False)
-    return {
-        entry.name: _Reader(TypeAdapter(hints[entry.name], config=finite).validate_python, limits(hints[entry.name]))
-        for entry in dataclasses.fields(kind)
-    }
+
+    def reader(hint: Any) -> _Reader:
+        finite = None if dataclasses.is_dataclass(hint) else ConfigDict(allow_inf_nan=False)  # pydantic allows no other
+        return _Reader(TypeAdapter(hint, config=finite).validate_python, limits(hint))
+
+    return {entry.name: reader(hints[entry.name]) for entry in dataclasses.fields(kind)}
 
 
 def _sentences(error: ValidationError, allowed: str) -> list[str]:

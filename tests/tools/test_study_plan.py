@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,10 +132,45 @@ def test_boxes_of_the_study_are_files_of_its_folder() -> None:
         ([Arm(label="a 1", method="byol"), Arm(label="A/1", method="byol")], {}, "would be called 'a-1'"),
         ([Arm(label="…", method="byol")], {}, "give one with a letter"),
         ([], {}, "arms: there is none"),
+        ([Arm(label="a" * 300, method="byol")], {}, "label: 300 characters; at most 150"),
     ],
 )
 def test_what_is_wrong_is_named(arms: list[Arm], changed: dict[str, Any], said: str) -> None:
     assert said in problems(a_study(*arms, **changed))
+
+
+WRONG_TYPES = """
+from dataclasses import replace
+from scenewise.studies import Arm, Split, Study
+from scenewise.tools.study_check import study_problems
+
+one = Arm(label="a", method="byol")
+study = Study(name="s", data="photos", size=32, test_on=Split(train="folder:a", test="folder:b"), arms=(one,), passes=8)
+assert study_problems(study) == [], "whole numbers are numbers"
+assert study_problems(replace(study, arms=[replace(one, seeds=[0, 1])], data=["a", "b"])) == [], "lists do for tuples"
+for changed, said in (
+    ({"passes": "8"}, "passes: '8' must be a number"),
+    ({"passes": float("nan")}, "passes: nan must be a finite number"),
+    ({"passes": float("inf")}, "passes: inf must be a finite number"),
+    ({"test_on": "voc:x"}, "test_on: 'voc:x' must be"),
+    ({"test_on": Split(train="a", test=3)}, "test: 3 must be text"),
+    ({"name": 3}, "name: 3 must be text"),
+    ({"arms": one}, "arms: Arm(label='a'"),
+    ({"arms": (replace(one, label=7),)}, "label: 7 must be text"),
+    ({"arms": (replace(one, seeds=3),)}, "a: seeds: 3 must be a list"),
+    ({"arms": (replace(one, seeds=("0",)),)}, "a: seeds: '0' must be a whole number"),
+    ({"arms": (replace(one, seeds=(0.5,)),)}, "a: seeds: 0.5 must be a whole number"),
+    ({"arms": (replace(one, tries={"method.hidden": 3}),)}, "a: tries: "),
+):
+    told = study_problems(replace(study, **changed))
+    assert any(said in problem for problem in told), (said, told)
+"""
+
+
+def test_what_is_of_another_type_is_named() -> None:
+    """Alone, without the type checks of the tests: a study file of a user has none."""
+    done = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:

@@ -171,6 +171,14 @@ def test_test_view_is_torchvisions(
     assert abs(squashed.astype(int) - reference).max() <= 1
 
 
+def test_a_picture_of_the_size_is_taken_as_it_is(scene: np.ndarray, make_record: MakeRecord) -> None:
+    """CIFAR's 32 x 32, in every paper: not enlarged to 37 and cut to 32."""
+    image = np.ascontiguousarray(scene[:32, :32])
+    for interpolation in ("bilinear", "bicubic"):
+        found = pipeline.test_view(make_record(image, (32, 32)), size=32, interpolation=interpolation)
+        assert np.array_equal(found, image)
+
+
 def test_test_view_of_real_photos(photos: list[bytes], make_record: MakeRecord) -> None:
     """From the reduced decode: 1.5 grey levels in the mean from torchvision on the full one."""
     means = []

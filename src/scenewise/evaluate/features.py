@@ -23,7 +23,7 @@ from scenewise.views.collate import normalise
 from scenewise.views.opencv import use_one_thread
 from scenewise.views.pipeline import test_view
 
-VERSION = 3  # raised whenever the same backbone and source would give other features
+VERSION = 4  # raised whenever the same backbone and source would give other features
 
 
 @dataclass(frozen=True, slots=True)

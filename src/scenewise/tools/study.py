@@ -63,13 +63,7 @@ def run_study(
     display = display or Quiet()
     folder = StudyFolder(out)
     machine = choose_machine(device, jobs, workers)
-    plan = plan_study(study, data=pool_spec(study.data, out), boxes=folder.boxes)
-    closed = closed_arms(plan)
-    check_arms(plan, closed)
-    for line in plan.lines():
-        display.say(line)
-    for label, reason in closed.items():
-        display.warn(f"{label} stays open: {reason}")
+    plan, closed = _tell_plan(study, folder, display)
     with folder.locked("study"):
         make_pool(study.data, out, display)
         check_data(plan, closed, display)
@@ -166,14 +160,22 @@ def study(
     )
 
 
-def _planned(study: Study, out: Path, *, command: str, display: Display) -> StudyResult:
-    """Say what would be run, and return the table of what is there already; nothing is written."""
-    folder = StudyFolder(out)
-    plan = plan_study(study, data=pool_spec(study.data, out), boxes=folder.boxes)
+def _tell_plan(study: Study, folder: StudyFolder, display: Display) -> tuple[StudyPlan, dict[str, str]]:
+    """Return the plan and the arms that stay open, once all settings can work, and say both."""
+    plan = plan_study(study, data=pool_spec(study.data, folder.root), boxes=folder.boxes)
     closed = closed_arms(plan)
     check_arms(plan, closed)
     for line in plan.lines():
         display.say(line)
+    for label, reason in closed.items():
+        display.warn(f"{label} stays open: {reason}")
+    return plan, closed
+
+
+def _planned(study: Study, out: Path, *, command: str, display: Display) -> StudyResult:
+    """Say what would be run, and return the table of what is there already; nothing is written."""
+    folder = StudyFolder(out)
+    plan, closed = _tell_plan(study, folder, display)
     content = gather_results(plan, folder, choices=made_choices(folder), closed=closed, command=command)
     return StudyResult(content=content, file=None)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from scenewise.errors import UserError, unknown_name
+from scenewise.settings import read_fields
 from scenewise.sources import parse_spec
 from scenewise.studies import Arm, Claim, Settings, Split, Study
 from scenewise.tools.judge import Terms, protocol_options
 from scenewise.wording import slug
 
+LABEL = 150  # characters of a label: names of files may have 255, and hold the settings that were tried as well
 # what a study says by fields of its own
 OWN_SETTINGS = {
     "data.source": "Study.data",
@@ -22,7 +25,9 @@ OWN_SETTINGS = {
 
 def study_problems(study: Study) -> list[str]:
     """Return all that is wrong with the study as a whole and with its arms, a sentence each."""
-    problems: list[str] = []
+    problems = _type_problems(study)
+    if problems:
+        return problems
     if not study.arms:
         problems.append("arms: there is none; give at least one Arm")
     if study.passes is not None and not study.passes > 0:
@@ -48,6 +53,31 @@ def study_problems(study: Study) -> list[str]:
     return problems
 
 
+def _type_problems(study: Study) -> list[str]:
+    """Return what is of another type than its field, for a study file is checked by nothing before it is run."""
+    problems = _wrong_types(study)
+    if not problems:
+        for split in filter(None, (study.test_on, study.choose_on)):
+            problems += _wrong_types(split)
+        for name, boxes in study.boxes.items():
+            problems += [f"boxes {name!r}: {problem}" for problem in _wrong_types(boxes)]
+        for arm in study.arms:
+            problems += [f"{arm.label}: {problem}" for problem in _wrong_types(arm)]
+        for claim in study.claims:
+            problems += [f"claim {claim.name!r}: {problem}" for problem in _wrong_types(claim)]
+    return problems
+
+
+def _wrong_types(record: Any) -> list[str]:
+    kind = type(record)
+    given = {entry.name: getattr(record, entry.name) for entry in dataclasses.fields(kind)}
+    values, wrong = read_fields(kind, given)
+    # what could be read as another type ("8" as 8) is used as it is, so it must be of its type; lists do for tuples
+    loose = [name for name in values if not isinstance(given[name], list) and given[name] != values[name]]
+    wrong += read_fields(kind, {name: given[name] for name in loose}, strict=True)[1]
+    return [f"{name}: {sentence}" for name, sentence in wrong]
+
+
 def terms_of(study: Study) -> Terms:
     """Return the protocols and their settings as `evaluate` takes them."""
     return Terms(protocols=study.protocols, options=protocol_options(study.protocol_settings))
@@ -57,6 +87,8 @@ def _arm_problems(study: Study, arm: Arm, labels: list[str]) -> list[str]:
     problems = []
     if labels.count(arm.label) > 1:
         problems.append("two arms have this label; give each its own")
+    if len(slug(arm.label)) > LABEL:
+        problems.append(f"label: {len(arm.label)} characters; at most {LABEL}, as files are named by it")
     if not any(sign.isalnum() for sign in arm.label):
         problems.append("label: give one with a letter or a digit; files are named by it")
     if not arm.seeds or len(set(arm.seeds)) < len(arm.seeds) or min(arm.seeds) < 0:

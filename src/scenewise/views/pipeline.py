@@ -82,14 +82,16 @@ def test_view(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Return the one view of an image that evaluation sees, without chance.
 
-    The shorter side is resized to round(size * ratio), anti-aliased, and the centre is cut (torchvision's rounding);
-    with `square` the whole photo is resized to size x size, its aspect not kept (the VOC07 SVM protocol).
-    `interpolation` is `bilinear` or `bicubic`. Raises ImageError where the image cannot be read.
+    The shorter side is resized to round(size * ratio), anti-aliased, and the centre is cut (torchvision's rounding); a
+    picture of size x size is taken as it is, as CIFAR's, STL-10's and Tiny ImageNet's are in every paper. With `square`
+    the whole photo is resized to size x size, its aspect not kept (the VOC07 SVM protocol). `interpolation` is
+    `bilinear` or `bicubic`. Raises ImageError where the image cannot be read.
     """
     if interpolation not in _FILTERS:
         raise UserError(unknown_name("interpolation", interpolation, _FILTERS))
     height, width = record.size
-    tall, wide = (size, size) if square else _shorter_side((height, width), max(size, round(size * ratio)))
+    whole = square or (height, width) == (size, size)
+    tall, wide = (size, size) if whole else _shorter_side((height, width), max(size, round(size * ratio)))
     photo = np.array([0, 0, width, height], dtype=np.float32)
     decoded = decode(record.read(), record.size, record.orientation, boxes_and_outputs=[(photo, min(tall, wide))])
     x, y = round((wide - size) / 2.0), round((tall - size) / 2.0)
