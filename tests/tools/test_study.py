@@ -289,6 +289,8 @@ def test_a_row_outlives_its_run(photos: Path, tmp_path: Path) -> None:
     shutil.rmtree(out / "runs")
     assert carried_out(study, out).to_json() == result.to_json()
     assert (out / "curves.json").read_bytes() == curves
+    carried_out(a_study(photos, Arm(label="c", init="random:test_resnet")), out)
+    assert (out / "curves.json").read_bytes() == curves, "another study in the folder keeps them too"
     display = Told()
     other = replace(study, protocol_settings={"knn.k": 2})
     again = carried_out(other, out, overwrite=["a"], display=display)

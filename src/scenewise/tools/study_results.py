@@ -96,13 +96,12 @@ def gather_results(
 def gather_curves(content: Mapping[str, Any], folder: StudyFolder) -> Entry:
     """Return, for each run of the table and each that was tried, its loss, health and probe figures by epoch.
 
-    Those of a run whose folder is gone are kept as they were gathered before.
+    Those of a run whose folder is gone, or of another study in this folder, are kept as they were gathered before.
     """
     names = dict.fromkeys(name for arm in content["arms"] for name in arm["jobs"])
-    before, curves = read_json(folder.curves), Entry()
+    curves = read_json(folder.curves)
     for name in names:
         if not (folder.run(name) / "metrics.jsonl").exists():
-            curves |= {name: before[name]} if name in before else {}
             continue
         history = read_run(folder.run(name)).history
         figures = dict.fromkeys(figure for line in history for figure in line if figure.startswith(CURVES))
