@@ -46,6 +46,8 @@ def arms() -> tuple[Arm, ...]:
         cut(mls, "mls", "overlapping crops", "overlap"),
         cut(byol, "byol", "object and scene crops", "object-scene"),
         cut(mls, "mls", "object and scene crops", "object-scene"),
+        cut(byol, "byol", "moved object crops", "object-shift"),
+        cut(mls, "mls", "moved object crops", "object-shift"),
         *(
             cut(moco, "mocov2", f"object crops, windows of {least}", "object", settings={"crops.min_window": least})
             for least in WINDOWS
