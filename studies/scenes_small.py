@@ -139,19 +139,13 @@ class Grid:
         """Return ImageNet weights as they are, and continued by each headline pair; open where they are not here."""
         weights, alone = "timm:resnet18", "ImageNet weights"
 
-        def then(label: str) -> str:
-            return f"{alone}, then {label}"
+        def then(label: str | None) -> str:
+            return alone if label == "random init" else f"{alone}, then {label}"
 
-        boxes = (then("MoCo v2, random boxes"),)
-        continued = [
-            replace(arm, init=weights, label=then(arm.label), control=alone if first else then(str(arm.control)))
-            for arm in self.headline()
-            for first in [arm.control == "random init"]
-            if arm.method is not None
-        ]
+        trained = [arm for arm in self.headline() if arm.method is not None and arm.label != "MoCo v2, random boxes"]
         return (
             Arm(label=alone, init=weights, control="random init"),
-            *(arm for arm in continued if arm.label not in boxes),
+            *(replace(arm, init=weights, label=then(arm.label), control=then(arm.control)) for arm in trained),
         )
 
     def multilabel(self) -> list[Arm]:
