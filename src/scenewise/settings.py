@@ -71,6 +71,19 @@ def read_fields(
     return values, wrong
 
 
+def make_settings(section: str, kind: type[Any], given: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Return a dataclass made of the given fields, and all that is wrong with them, by their names in the section.
+
+    Made of those that can be read, so that all is told at once; None where it cannot be made of these.
+    """
+    values, wrong = read_fields(kind, given)
+    problems = [f"{section}.{name}: {sentence}" for name, sentence in wrong]
+    try:
+        return kind(**values), problems
+    except UserError as error:
+        return None, [*problems, *error.problems]
+
+
 def check_fields(section: str, settings: Any) -> None:
     """Raise UserError with every field of a dataclass that is not what it may be, by its name in the section."""
     _, wrong = read_fields(type(settings), dataclasses.asdict(settings), strict=True)

@@ -14,7 +14,7 @@ from scenewise.evaluate.labels import check_pair
 from scenewise.evaluate.protocol import Protocol
 from scenewise.evaluate.protocols import load_protocol, summaries
 from scenewise.evaluate.task import Outcome
-from scenewise.settings import read_fields
+from scenewise.settings import make_settings
 from scenewise.types import Skip
 
 PROTOCOLS: Mapping[str, str] = summaries()  # name -> one line
@@ -149,9 +149,5 @@ def _read(name: str, kind: type[Any], given: Mapping[str, Any]) -> tuple[Any, li
     """Return a protocol's settings, None where they cannot be made, and all that is wrong with those given."""
     known = [entry.name for entry in dataclasses.fields(kind)]
     problems = [unknown_name(f"protocol {name}", key, known) for key in given if key not in known]
-    values, wrong = read_fields(kind, {key: value for key, value in given.items() if key in known})
-    problems += [f"{name}.{key}: {sentence}" for key, sentence in wrong]
-    try:  # with what can be read, so that all that is wrong is told at once
-        return kind(**values), problems
-    except UserError as error:
-        return None, [*problems, *error.problems]
+    made, wrong = make_settings(name, kind, {key: value for key, value in given.items() if key in known})
+    return made, problems + wrong

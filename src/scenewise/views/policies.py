@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from scenewise.errors import UserError, unknown_name
-from scenewise.settings import read_fields
+from scenewise.settings import make_settings
 from scenewise.views.objects import Object, ObjectScene, ObjectShift
 from scenewise.views.overlap import Overlap
 from scenewise.views.regions import RegionPolicy
@@ -43,12 +43,8 @@ def make_policies(settings: Mapping[str, Any]) -> dict[str, RegionPolicy]:
     policies = {}
     for name, kind in POLICIES.items():
         own = {key.removeprefix("crops."): value for key, value in settings.items() if key in fields[name]}
-        values, wrong = read_fields(kind, own)
-        problems += [f"crops.{key}: {sentence}" for key, sentence in wrong]
-        try:
-            policies[name] = kind(**values)
-        except UserError as error:
-            problems += error.problems
+        policies[name], wrong = make_settings("crops", kind, own)
+        problems += wrong
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return policies
