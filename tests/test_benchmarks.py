@@ -1,4 +1,4 @@
-"""The benchmarks' table: its arithmetic, and that all that are named hand over rows. Nothing is timed here."""
+"""The benchmarks' table: its arithmetic, and that all that are named hand over rows. No time is asserted here."""
 
 from __future__ import annotations
 
@@ -77,3 +77,43 @@ def test_every_benchmark_that_is_named_hands_over_rows() -> None:
         assert "quick" in [argument.arg for argument in functions[0].args.kwonlyargs], name
     readme = (FOLDER / "README.md").read_text()
     assert all(f"`{name}.py`" in readme for name in names)
+
+
+def test_the_benchmark_for_gpus_runs_on_tiny_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu = load("gpu")
+    groups = [*gpu.step_rows("cpu", gpu.TINY), *gpu.run_rows("cpu", gpu.TINY)]
+    peak, *steps, run = groups
+    assert peak[0].figure > 0
+    expected = [f"{method} on cpu: test_resnet, 32 px, {images} images" for method in gpu.METHODS for images in (8, 16)]
+    assert [rows[0].group for rows in steps] == expected
+    for images, passes, _ in steps:
+        assert images.figure > 0 and passes.compared == gpu.PEAK
+        assert passes.ratio == pytest.approx(passes.figure / peak[0].figure)
+    speed, waiting = run[:2]
+    assert speed.figure > 0 and 0 <= waiting.figure <= 1
+
+
+def test_what_fits_is_the_largest_doubling_before_the_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu, asked = load("gpu"), list[int]()
+
+    def measure(images: int) -> str:
+        asked.append(images)
+        if images > 1024:
+            raise gpu.torch.OutOfMemoryError
+        return f"{images} images"
+
+    assert list(gpu.fitting(measure, 256, 4096)) == [(256, "256 images"), (1024, "1024 images")]
+    assert asked == [256, 512, 1024, 2048]
+    assert [images for images, _ in gpu.fitting(measure, 256, 512)] == [256, 512]
+    assert [images for images, _ in gpu.fitting(measure, 256, 256)] == [256]
+
+
+@pytest.mark.parametrize(("backbone", "expected"), [("resnet50", 8.2e9), ("vit_small_patch16_224", 9.2e9)])
+def test_the_operations_of_a_view_are_the_published_ones(
+    backbone: str, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    # 4.1 and 4.6 thousand million multiplications and sums: He et al. 2016 (torchvision's table), Touvron et al. 2021
+    assert load("gpu").operations(backbone, 224) == pytest.approx(expected, rel=0.01)

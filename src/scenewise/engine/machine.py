@@ -1,16 +1,20 @@
-"""What a run leaves to the machine it is on: device, precision, processes and threads, decided here."""
+"""What a run leaves to the machine it is on: device, precision, processes and threads, decided and set here."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
+import cv2
 import torch
 
 from scenewise.engine.config import EngineConfig
 from scenewise.engine.processes import local_world
 from scenewise.errors import UserError, unknown_name
-from scenewise.hardware import computes_in_bf16, cores
+from scenewise.hardware import computes_in_bf16, cores, exact_float32
+from scenewise.views.opencv import use_one_thread
 
 DEVICES = ("cpu", "cuda", "auto")
 
@@ -54,3 +58,23 @@ def decide_engine(config: EngineConfig) -> EngineConfig:
         workers=min(8, cores_of_process()) if config.workers is None else config.workers,
         threads=torch.get_num_threads() if config.threads is None else config.threads,
     )
+
+
+@contextmanager
+def computing(device: str, precision: str, *, threads: int | None = None) -> Iterator[None]:
+    """Compute reproducibly, with so many threads where a CPU trains; leave torch's global state as it was."""
+    threads_before, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    cudnn = torch.backends.cudnn
+    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
+    exact = exact_float32() if precision == "32" else nullcontext()
+    use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that, and hang who waits for them
+    cudnn.deterministic, cudnn.benchmark = True, False  # law 2: the same bytes on the same device
+    if device == "cpu" and threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]), exact:
+            yield
+    finally:
+        torch.set_num_threads(threads_before)
+        cv2.setNumThreads(opencv_threads)
+        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark

@@ -146,8 +146,8 @@ def share_statistics(module: nn.Module) -> None:
     if not buffers:
         return
     joined = mean_over_ranks(torch.cat([buffer.flatten() for buffer in buffers]))
-    for buffer, mean in zip(buffers, torch.split(joined, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    means = torch.split(joined, [buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [mean.view_as(buffer) for buffer, mean in zip(buffers, means, strict=True)])
 
 
 def leave() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import torch
 from lightning_fabric import Fabric
 
@@ -32,7 +31,7 @@ from scenewise.engine.folder import (
     writing,
 )
 from scenewise.engine.loop import Loop
-from scenewise.engine.machine import choose_device, choose_precision
+from scenewise.engine.machine import choose_device, choose_precision, computing
 from scenewise.engine.plan import Plan, make_plan, make_schedule
 from scenewise.engine.probes import make_probe
 from scenewise.engine.processes import (
@@ -50,13 +49,13 @@ from scenewise.engine.proposing_files import partial_file
 from scenewise.engine.signals import Signals
 from scenewise.engine.skipped import check_skipped_at_start
 from scenewise.errors import Interrupted, UserError
-from scenewise.hardware import cores, exact_float32
+from scenewise.hardware import cores
 from scenewise.methods import method_class
 from scenewise.proposals.generators import make_generator
 from scenewise.report.records import read_run
 from scenewise.report.trend import TOO_YOUNG, final_advice, too_young
 from scenewise.sources import Source, open_source
-from scenewise.views.opencv import check_opencv, use_one_thread
+from scenewise.views.opencv import check_opencv
 
 AUTO_GENERATOR = "selective-search"  # needs neither labels nor a trained model; what UniVIP uses
 
@@ -98,7 +97,7 @@ def pretrain_run(
         check_config(config, fresh=checkpoint is None)
         device = choose_device(config.engine.device)
         precision = choose_precision(config.engine.precision, device)
-        with quiet_libraries(), _computing(config, device, precision):
+        with quiet_libraries(), computing(device, precision, threads=config.engine.threads):
             fabric = make_fabric(device, precision)
             fabric.launch()
             try:
@@ -137,7 +136,7 @@ def _carry_out(
     if checkpoint is not None:
         loop.restore(checkpoint)
         display.say(f"resuming at step {checkpoint.step} of {plan.schedule.steps}")
-    _compile(plan)
+    compile_networks(plan)
     with Signals(patient=world_size() > 1) as signals:
         loop.run(probe, signals)
         together(lambda: _finish(plan, out, display, told=loop.state.told, report=report))
@@ -230,8 +229,8 @@ def _finish(plan: Plan, out: Path, display: Display, *, told: Set[str], report: 
         report(out)
 
 
-def _compile(plan: Plan) -> None:
-    """Compile the backbones, the teachers' too, in place: names and weights stay as they are."""
+def compile_networks(plan: Plan) -> None:
+    """Compile the backbones where the plan says so, the teachers' too, in place: names and weights stay as they are."""
     if plan.config.engine.compile:
         for module in plan.method.modules():
             if isinstance(module, Backbone):
@@ -247,23 +246,3 @@ def open_with_display(spec: str, display: Display, *, split: str | None = None, 
             reindex=reindex,
             progress=lambda text, done, total: bar.update(done, total=total, text=text),
         )
-
-
-@contextmanager
-def _computing(config: RunConfig, device: str, precision: str) -> Iterator[None]:
-    """Compute reproducibly, with the configured number of threads; leave torch's global state as it was."""
-    threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
-    cudnn = torch.backends.cudnn
-    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
-    exact = exact_float32() if precision == "32" else nullcontext()
-    use_one_thread()  # before workers are forked: OpenCV's own threads do not survive that, and hang who waits for them
-    cudnn.deterministic, cudnn.benchmark = True, False  # law 2: the same bytes on the same device
-    if device == "cpu" and config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    try:
-        with torch.random.fork_rng(devices=[]), exact:
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(opencv_threads)
-        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
