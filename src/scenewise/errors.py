@@ -33,6 +33,27 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved fi
         self.signal = signal
 
 
+class Problems:
+    """Collects what is wrong with a file, shows the first ten problems and says how many there are."""
+
+    def __init__(self) -> None:
+        self._shown: list[str] = []
+        self._count = 0
+
+    def add(self, text: str) -> None:
+        """Add one problem; it names file and record."""
+        self._count += 1
+        if self._count <= 10:
+            self._shown.append(text)
+
+    def check(self) -> None:
+        """Raise UserError with the problems found so far, if any."""
+        if self._count > len(self._shown):
+            self._shown.append(f"... and {self._count - len(self._shown)} more, {self._count} in all")
+        if self._shown:
+            raise UserError(*self._shown)
+
+
 def all_at_once(*checks: Callable[[], object]) -> None:
     """Run every check; UserError holds the problems of all, each once."""
     problems: list[str] = []

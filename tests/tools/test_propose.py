@@ -68,6 +68,32 @@ def test_labels_are_named_for_what_they_are(tmp_path: Path, capsys: pytest.Captu
     assert "ablations only" in Store(tmp_path / "p.arrow").header.origin.generator
 
 
+def test_boxes_made_elsewhere_take_the_place_of_a_generator(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = tmp_path / "boxes.csv", tmp_path / "p.arrow"
+    rows = ["image,score,x1,y1,x2,y2", "2.png,0.1,0,0,120.8,90", "2.png,0.9,10.4,5,60,50", "2.png,0.8,10,5,60,50"]
+    table.write_text("\n".join([*rows, "gone.png,1,0,0,5,5"]))
+    given = ["--generator", "table", "--boxes", str(table), "--workers", "0"]
+    assert cli.run(["propose", str(photos), "--out", str(out), *given]) == 0
+    said = capsys.readouterr().err
+    assert "names 1 image that" in said and "nothing was found in 5 of 6 images" in said
+    row = Store(out)[2]
+    assert row.boxes.tolist() == [[10, 5, 60, 50], [0, 0, 120, 90]]  # best first, inside, no near copy
+    assert np.asarray(row.scores).tolist() == pytest.approx([0.9, 0.1])
+    origin = Store(out).header.origin
+    assert origin.generator == "table" and set(origin.settings) == {"sha256"}
+    assert api.propose(str(photos), out=out, generator="table", boxes=table, resume=True).made == 0
+
+    table.write_text("\n".join([*rows, "1.png,1,0,0,5,5"]))
+    assert "settings" in refused(capsys, "propose", photos, "--out", out, *given, "--resume")
+    other = tmp_path / "other.arrow"
+    assert "add --boxes FILE" in refused(capsys, "propose", photos, "--out", other, "--generator", "table")
+    assert "'grid' has no use for it" in refused(capsys, "propose", photos, "--out", other, *FAST, "--boxes", table)
+    assert "'table' has no use for it" in refused(capsys, "propose", photos, "--out", other, *given, "--mode", "fast")
+    assert not other.exists()
+
+
 def test_bad_input_is_told_before_any_work(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "p.arrow"
     said = refused(capsys, "propose", "nowhere", "--out", out, "--generator", "selectiv-search")

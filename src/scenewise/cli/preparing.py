@@ -18,6 +18,7 @@ app = typer.Typer()
     epilog="Examples: scenewise propose PHOTOS --out proposals.arrow | "
     "scenewise propose PHOTOS --out bing.arrow --generator bing --bing-model MODELS | "
     "scenewise propose PHOTOS --out control.arrow --generator random --like proposals.arrow | "
+    "scenewise propose PHOTOS --out detected.arrow --generator table --boxes detected.csv | "
     "scenewise pretrain PHOTOS --method byol --crops object --proposals proposals.arrow --out RUN"
 )
 def propose(
@@ -25,13 +26,20 @@ def propose(
     out: Annotated[Path, typer.Option(help="an Arrow file: one row an image, best box first")],
     generator: Annotated[
         str,
-        typer.Option(help="selective-search, bing, random, grid, or labels (labelled boxes: for ablations only)"),
+        typer.Option(
+            help="selective-search, bing, random, grid; table (boxes made elsewhere: --boxes); or labels "
+            "(labelled boxes: for ablations only)"
+        ),
     ] = "selective-search",
     keep: Annotated[int, typer.Option(min=1, help="boxes of an image at most")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="of what a generator draws")] = 0,
     workers: CoresOption = None,
     bing_model: Annotated[Path | None, typer.Option(help="folder of BING's model, for bing")] = None,
     like: Annotated[Path | None, typer.Option(help="proposal file whose box sizes are taken, for random")] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="a CSV file, image,x1,y1,x2,y2[,score] in pixels of the upright photo, for table"),
+    ] = None,
     mode: Annotated[
         str | None, typer.Option(help="of selective-search: light, fast, quality or single (light)")
     ] = None,
@@ -60,6 +68,7 @@ def propose(
             workers=workers,
             bing_model=bing_model,
             like=like,
+            boxes=boxes,
             mode=mode,
             working_size=working_size,
             resume=resume,

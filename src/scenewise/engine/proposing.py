@@ -31,6 +31,7 @@ from scenewise.proposals.kept import LIMIT, MAX_IOU, keep
 from scenewise.proposals.partial import Partial
 from scenewise.proposals.rows import Row
 from scenewise.proposals.store import Header, Origin, read_header, write_store
+from scenewise.proposals.table import Table
 from scenewise.sources import Source
 from scenewise.sources.base import HasBoxes
 from scenewise.types import Skip
@@ -94,7 +95,7 @@ class Made:
 def propose(
     source: Source,
     out: Path,
-    generator: Generator | None,
+    generator: Generator | Table | None,
     *,
     limit: int = LIMIT,
     seed: int = 0,
@@ -106,11 +107,12 @@ def propose(
 ) -> Made:
     """Write the proposals of every image of a source to `out` and return what was made.
 
-    generator: None takes the labelled boxes of the source. Boxes are made on the upright photo at full size and pass
-    `keep`, `limit` of them at most. The bytes of the file depend on nothing else: not on the number of workers, nor on
-    interruptions. An image that cannot be read has no boxes and is named beside the file. With `resume` what is there
-    is gone on with, where it is of the same origin; `overwrite` replaces what is not, and says so. `alive` is called
-    after each image. Raises UserError for what cannot work, Interrupted once all that is done is kept.
+    generator: None takes the labelled boxes of the source, a table those that it has for the source's images. Others
+    are made on the upright photo at full size. All pass `keep`, `limit` of them at most. The bytes of the file depend
+    on nothing else: not on the number of workers, nor on interruptions. An image that cannot be read has no boxes and
+    is named beside the file. With `resume` what is there is gone on with, where it is of the same origin; `overwrite`
+    replaces what is not, and says so. `alive` is called after each image. Raises UserError for what cannot work,
+    Interrupted once all that is done is kept.
     """
     check_out(out, resume=resume, overwrite=overwrite)
     if generator is None and not isinstance(source, HasBoxes):
@@ -132,7 +134,7 @@ def propose(
     return made
 
 
-def make_origin(source: Source, generator: Generator | None, *, limit: int, seed: int) -> Origin:
+def make_origin(source: Source, generator: Generator | Table | None, *, limit: int, seed: int) -> Origin:
     """Return what the proposals depend on."""
     settings = {} if generator is None else dict(generator.settings)
     return Origin(
@@ -156,7 +158,7 @@ def make_origin(source: Source, generator: Generator | None, *, limit: int, seed
 class _Images(Dataset[Row | UserError]):
     """The proposals of each image, by its number; in whichever process that is."""
 
-    def __init__(self, source: Source, generator: Generator | None, *, limit: int, seed: int) -> None:
+    def __init__(self, source: Source, generator: Generator | Table | None, *, limit: int, seed: int) -> None:
         self.source, self.generator, self.limit, self.seed = source, generator, limit, seed
 
     def __len__(self) -> int:
@@ -175,6 +177,8 @@ class _Images(Dataset[Row | UserError]):
         try:
             if self.generator is None:
                 boxes, scores = cast("HasBoxes", self.source).boxes(index)[0], None
+            elif isinstance(self.generator, Table):
+                boxes, scores = self.generator.of(index)
             else:
                 pixels = decode(record.read(), record.size, record.orientation).pixels
                 boxes, scores = self.generator(pixels, keys.generator(self.seed, "proposals", index))

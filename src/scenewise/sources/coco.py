@@ -9,14 +9,13 @@ from typing import final
 
 import numpy as np
 
-from scenewise.errors import UserError, unknown_name
+from scenewise.errors import Problems, UserError, unknown_name
 from scenewise.sources.base import Instances, LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.coco_json import read_instances
 from scenewise.sources.coco_masks import Segmentations, read_segmentations
 from scenewise.sources.index import FileIndex, as_stored, check_some, listed_index, unreadable_note
 from scenewise.sources.masks import paint, stacked
 from scenewise.sources.objects import Objects, box_notes, file_state, kept_table, rotation_notes
-from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.sources.walk import image_names
 from scenewise.types import Record, Skip

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from scenewise.errors import UserError
+from scenewise.errors import Problems, UserError
 from scenewise.sources.objects import OBJECT, REGION, clip, make_table, per_image
-from scenewise.sources.problems import Problems
 
 _LISTS = ("images", "annotations", "categories")
 _KEPT = frozenset({*_LISTS, "id", "file_name", "height", "width", "name", "image_id", "category_id", "bbox", "iscrowd"})

@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from scenewise.errors import UserError
+from scenewise.errors import Problems, UserError
 from scenewise.sources.coco_json import load_instances, record
 from scenewise.sources.masks import Mask, polygon_mask, read_counts, runs_mask, union
-from scenewise.sources.problems import Problems
 from scenewise.types import Size
 
 _SHAPES = "a list of polygons (6 numbers or more, x and y in turn), or a size with counts"

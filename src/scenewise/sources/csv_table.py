@@ -11,10 +11,9 @@ from typing import Any, final
 
 import numpy as np
 
-from scenewise.errors import UserError
+from scenewise.errors import Problems, UserError
 from scenewise.sources.base import Labels, Progress, Source
 from scenewise.sources.index import listed_index, unreadable_note
-from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.types import Record, Skip
 from scenewise.wording import counted

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from scenewise.errors import UserError
+from scenewise.errors import Problems, UserError
 from scenewise.sources.objects import GROUP, OBJECT, clip, make_table
-from scenewise.sources.problems import Problems
 
 _SIDES = ("XMin", "YMin", "XMax", "YMax")  # shares of width and height, in our order; the file has XMin,XMax,YMin,YMax
 _TYPES = {name: pa.dictionary(pa.int32(), pa.string()) for name in ("ImageID", "LabelName")} | dict.fromkeys(

@@ -9,10 +9,9 @@ from typing import final
 
 import numpy as np
 
-from scenewise.errors import UserError, unknown_name
+from scenewise.errors import Problems, UserError, unknown_name
 from scenewise.sources.base import Labels, Progress, Source
 from scenewise.sources.index import check_some, listed_index, unreadable_note
-from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.sources.walk import image_names
 from scenewise.types import Record, Skip

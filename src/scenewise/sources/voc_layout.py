@@ -9,8 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from scenewise.errors import UserError, unknown_name
-from scenewise.sources.problems import Problems
+from scenewise.errors import Problems, UserError, unknown_name
 from scenewise.types import Size
 
 CLASSES = (

@@ -10,12 +10,11 @@ from typing import final
 
 import numpy as np
 
-from scenewise.errors import UserError, unknown_name
+from scenewise.errors import Problems, UserError, unknown_name
 from scenewise.sources.base import Instances, LabelledBoxes, Labels, Progress, Source, check_index
 from scenewise.sources.index import FileIndex, check_some, listed_index, unreadable_note
 from scenewise.sources.masks import paint, polygon_mask, stacked
 from scenewise.sources.objects import Objects, box_notes, kept_table
-from scenewise.sources.problems import Problems
 from scenewise.sources.spec import Spec
 from scenewise.sources.walk import printable
 from scenewise.sources.yolo_labels import label_file, label_files, read_labels, read_objects

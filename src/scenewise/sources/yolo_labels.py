@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from scenewise.errors import UserError
+from scenewise.errors import Problems, UserError
 from scenewise.sources.objects import OBJECT, clip, make_table, per_image
-from scenewise.sources.problems import Problems
 from scenewise.sources.walk import image_names, printable
 
 _NAMES = b"classes.txt"  # which labelImg writes among the labels

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import yaml
 
-from scenewise.errors import UserError, unknown_name
+from scenewise.errors import Problems, UserError, unknown_name
 from scenewise.sources.headers import ENDINGS
-from scenewise.sources.problems import Problems
 from scenewise.sources.walk import Walk
 
 _YAML = (".yaml", ".yml")

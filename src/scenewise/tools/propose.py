@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from scenewise.engine import proposing
 from scenewise.engine.display import Display, Quiet
@@ -15,8 +18,10 @@ from scenewise.hardware import cores
 from scenewise.proposals.base import Generator
 from scenewise.proposals.generators import GENERATORS, make_generator
 from scenewise.proposals.kept import LIMIT
-from scenewise.sources import parse_spec
+from scenewise.proposals.table import FIELD, Table, read_table
+from scenewise.sources import Source, parse_spec
 from scenewise.views.opencv import check_opencv
+from scenewise.wording import counted
 
 
 def propose(
@@ -29,6 +34,7 @@ def propose(
     workers: int | None = None,
     bing_model: str | Path | None = None,
     like: str | Path | None = None,
+    boxes: str | Path | None = None,
     mode: str | None = None,
     working_size: int | None = None,
     resume: bool = False,
@@ -38,24 +44,31 @@ def propose(
 ) -> Made:
     """Make object proposals once and keep them in a file (`scenewise propose`); `.to_json()` gives the command's JSON.
 
-    generator: a name of `proposals.generators`, or `labels` for the labelled boxes (for ablations only). keep: boxes of
-    an image at most. bing_model: the folder of BING's model. like: a proposal file whose box sizes the generator
-    `random` takes. mode, working_size (pixels of the shorter side, 0 for the full photo): of `selective-search`.
-    workers: one a core by default. Raises UserError for wrong input, before any work, and Interrupted once all that is
-    done is kept, for `resume`.
+    generator: a name of `proposals.generators`, `table` for boxes made elsewhere (boxes: the table, see `read_table`),
+    or `labels` for the labelled boxes (for ablations only). keep: boxes of an image at most. bing_model: the folder of
+    BING's model. like: a proposal file whose box sizes the generator `random` takes. mode, working_size (pixels of the
+    shorter side, 0 for the full photo): of `selective-search`. workers: one a core by default. Raises UserError for
+    wrong input, before any work, and Interrupted once all that is done is kept, for `resume`.
     """
     display, out = display or Quiet(), Path(out)
     check_opencv()
     check_out(out, resume=resume, overwrite=overwrite)
     if keep < 1:
         raise UserError(f"--keep: {keep} must be at least 1 box an image")
-    made_by = _generator(generator, bing_model=bing_model, like=like, mode=mode, working_size=working_size)
+    made_by: Generator | Table | None = None
+    if generator in (LABELS, Table.name):
+        _check_unused(generator, {"bing_model": bing_model, "like": like, "mode": mode, "working_size": working_size})
+    else:
+        made_by = _generator(generator, bing_model=bing_model, like=like, mode=mode, working_size=working_size)
+    _check_table(generator, boxes)
     parse_spec(data)
     source = open_with_display(data, display, reindex=reindex)
     for note in source.notes:
         display.say(f"note: {note}")
-    if made_by is None:
+    if generator == LABELS:
         display.warn("the boxes are LABELLED ones (--generator labels): for ablations only")
+    if boxes is not None:
+        made_by = _table(Path(boxes), source, display)
     return proposing.propose(
         source,
         out,
@@ -69,14 +82,40 @@ def propose(
     )
 
 
+def _check_unused(name: str, options: Mapping[str, str | Path | int | None]) -> None:
+    """Raise UserError for options of generators where boxes are taken as they are given."""
+    problems = [
+        f"{field}: {str(value)!r} is for another generator; {name!r} has no use for it"
+        for field, value in options.items()
+        if value is not None
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _check_table(name: str, boxes: str | Path | None) -> None:
+    """Raise UserError for a table that is missing or of no use."""
+    if name == Table.name and boxes is None:
+        raise UserError(f"{FIELD}: 'table' needs the boxes; add {FIELD} FILE, a table image,x1,y1,x2,y2")
+    if name != Table.name and boxes is not None:
+        raise UserError(f"{FIELD}: {str(boxes)!r} is for the generator 'table'; {name!r} has no use for it")
+
+
+def _table(file: Path, source: Source, display: Display) -> Table:
+    """Return the boxes of a table for the images of a source, and say what is left over of it."""
+    records = [source[index] for index in range(len(source))]
+    table = read_table(file, [record.key for record in records], np.array([record.size for record in records]))
+    if table.unused:
+        display.say(f"note: {file} names {counted(table.unused, 'image')} that {source.spec} does not have")
+    return table
+
+
 def _generator(
     name: str, *, bing_model: str | Path | None, like: str | Path | None, mode: str | None, working_size: int | None
-) -> Generator | None:
-    """Return the generator of that name; None for the labelled boxes."""
-    if name == LABELS:
-        return None
+) -> Generator:
+    """Return the generator of that name."""
     if name not in GENERATORS:
-        raise UserError(unknown_name("--generator", name, (*GENERATORS, LABELS)))
+        raise UserError(unknown_name("--generator", name, (*GENERATORS, LABELS, Table.name)))
     return make_generator(
         name,
         bing_model=None if bing_model is None else Path(bing_model),
