@@ -17,6 +17,7 @@ from scenewise.tools.audit_advice import (
     choose_size,
     recommend,
     shown_bytes,
+    shown_hours,
 )
 from scenewise.views.policies import POLICIES
 
@@ -158,6 +159,14 @@ def test_whatever_the_figures_the_advice_names_what_there_is() -> None:
 )
 def test_bytes_are_shown_as_people_read_them(count: float, shown: str) -> None:
     assert shown_bytes(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"),
+    [(0.0, "0 core-minutes"), (0.001, "1 core-minute"), (0.5, "30 core-minutes"), (1234.56, "1,234.6 core-hours")],
+)
+def test_times_are_shown_as_a_person_reads_them(hours: float, shown: str) -> None:
+    assert shown_hours(hours) == shown
 
 
 @pytest.mark.parametrize("images", [0, 1])

@@ -232,12 +232,17 @@ def expected_reading(facts: Facts, *, method: str, epochs: int, proposing: bool)
     views = full_views(kind.slots(kind.Config()))
     hours = facts.images * epochs * (facts.decode_seconds + views * facts.view_seconds) / 3600
     proposals = facts.images * PROPOSE_SECONDS / 3600
-    before = f"{proposals:,.1f} core-hours of making proposals ({PROPOSE_SECONDS} s a photo, measured), and "
+    before = f"{shown_hours(proposals)} of making proposals ({PROPOSE_SECONDS} s a photo, measured), and "
     return hours, (
-        f"time: {before if proposing else ''}{hours:,.1f} core-hours of reading and cropping for {views:.3g} full "
+        f"time: {before if proposing else ''}{shown_hours(hours)} of reading and cropping for {views:.3g} full "
         "views an image and epoch, from the times measured here (divide by the number of workers); the encoder's time "
         "depends on the device and is not in it: `scenewise pretrain` shows it after the first steps"
     )
+
+
+def shown_hours(hours: float) -> str:
+    """Return the time of one core as a person reads it."""
+    return f"{hours:,.1f} core-hours" if hours >= 1 else counted(math.ceil(60 * hours), "core-minute")
 
 
 def commands(facts: Facts, *, method: str, crops: str, size: int, batch_size: int, epochs: int) -> tuple[str, ...]:
