@@ -51,7 +51,7 @@ OWN: Mapping[str, Settings] = {  # of each method, whatever its arm
     "s2r2": {"method.temperature": 0.1},
     "swav": {**ADAM, "method.epsilon": 0.02, "method.freeze_epochs": 1000.0},  # prototypes that move early collapse it
 }
-# for 256 images a step: the best of docs/results/methods-first.md; UniVIP, which is not there, takes BYOL's
+# for 256 images a step, of docs/results/methods-first.md: the best of those tried there, or level with it
 RATES: Mapping[str, float] = {
     "mocov2": 0.1,
     "mls": 0.03,
