@@ -29,7 +29,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from files import write_photos
 from PIL import Image
 from rows import Row, row, table, take_turns, write
 from step import in_a_row, step_of, training
@@ -49,9 +49,7 @@ import scenewise
 from scenewise.backbones import create_backbone
 from scenewise.engine.display import Quiet
 from scenewise.engine.environment import describe
-from scenewise.engine.machine import choose_precision, computing
-from scenewise.hardware import cores
-from views import photos
+from scenewise.engine.machine import choose_precision, choose_workers, computing
 
 METHODS = ("mocov2", "mls", "s2r2", "univip", "msvq")
 PEAK, LIGHTLY = "bf16 matrix product", "LightlySSL"
@@ -95,13 +93,8 @@ def peak(device: str, sizes: Sizes) -> list[float]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     first, second = (torch.randn(sizes.matrix, sizes.matrix, device=device, dtype=dtype) for _ in range(2))
 
-    def multiply() -> None:
-        for _ in range(sizes.steps):
-            first @ second
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    turns = take_turns({PEAK: multiply}, rounds=sizes.rounds, clock=time.perf_counter)[PEAK]
+    work = {PEAK: partial(in_a_row, device, lambda: first @ second, sizes.steps)}
+    turns = take_turns(work, rounds=sizes.rounds, clock=time.perf_counter)[PEAK]
     return [2 * sizes.matrix**3 * sizes.steps / seconds / 1e12 for seconds in turns]
 
 
@@ -118,11 +111,9 @@ def steps(device: str, sizes: Sizes, method: str, backbone: str, images: int, *,
     """Return images a second turn by turn, the passes an image, and the memory in GB that torch held at most."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with training(device, method=method, backbone=backbone, size=sizes.size, images=images, compiled=compiled) as (
-        loop,
-        batch,
-    ):
-        work = {method: partial(in_a_row, loop, step_of(loop, batch), sizes.steps)}
+    run = training(device, method=method, backbone=backbone, size=sizes.size, images=images, compiled=compiled)
+    with run as (loop, batch):
+        work = {method: partial(in_a_row, device, step_of(loop, batch), sizes.steps)}
         turns = take_turns(work, rounds=sizes.rounds, clock=time.perf_counter)[method]
         passes = loop.method.passes(loop.method.config)
     held = torch.cuda.max_memory_reserved() / 1e9 if device == "cuda" else 0.0
@@ -162,24 +153,6 @@ def step_rows(device: str, sizes: Sizes) -> Iterator[list[Row]]:
                 ]
 
 
-def write_photos(folder: Path, sizes: Sizes) -> None:
-    """Write the photos: a few hundred different ones, each as many times as it takes."""
-    different = min(sizes.photos, 512)
-    with ProcessPoolExecutor(cores()) as pool:
-        encoded = list(itertools.chain.from_iterable(pool.map(_some, *zip(*_shares(different, cores()), strict=True))))
-    for number in range(sizes.photos):
-        (folder / f"{number:06}.jpg").write_bytes(encoded[number % different])
-
-
-def _shares(count: int, parts: int) -> list[tuple[int, int]]:
-    edges = [count * part // parts for part in range(parts + 1)]
-    return list(itertools.pairwise(edges))
-
-
-def _some(first: int, end: int) -> list[bytes]:
-    return photos(end)[first:]
-
-
 def ours(folder: Path, device: str, sizes: Sizes, backbone: str) -> tuple[list[float], list[float]]:
     """Return images a second and the share of waiting, of each epoch of a run but the first."""
     with tempfile.TemporaryDirectory() as out:
@@ -192,7 +165,6 @@ def ours(folder: Path, device: str, sizes: Sizes, backbone: str) -> tuple[list[f
             epochs=sizes.epochs,
             batch_size=sizes.images,
             device=device,
-            workers=processes(),
             display=Quiet(),
         )
         lines = map(json.loads, (Path(out) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -200,16 +172,11 @@ def ours(folder: Path, device: str, sizes: Sizes, backbone: str) -> tuple[list[f
     return [line["images_per_second"] for line in epochs], [line["data_wait"] for line in epochs]
 
 
-def processes() -> int:
-    """Return how many loader processes both sides have: what a run starts unasked."""
-    return min(8, cores())
-
-
 class Photos(Dataset[Any]):
     """The folder as LightlySSL's transform takes it: two views of an opened photo."""
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], Any]) -> None:
-        self.files, self.transform = sorted(folder.glob("*.jpg")), transform
+        self.files, self.transform = sorted(folder.rglob("*.jpg")), transform
 
     def __len__(self) -> int:
         return len(self.files)
@@ -242,7 +209,7 @@ def lightly(folder: Path, device: str, sizes: Sizes, backbone: str) -> list[floa
             batch_size=sizes.images,
             shuffle=True,
             drop_last=True,
-            num_workers=processes(),
+            num_workers=choose_workers(None),
             persistent_workers=True,
             pin_memory=device == "cuda",
         )
@@ -271,12 +238,11 @@ def run_rows(device: str, sizes: Sizes) -> Iterator[list[Row]]:
     if not beside:
         print("LightlySSL is not installed and left out; pip install 'scenewise[dev]' has it", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_photos(folder, sizes)
+        folder = Path(name) / "photos"
+        write_photos(folder, sizes.photos)
         for backbone in sizes.backbones:
-            group = (
-                f"runs on {device}: mocov2, {backbone}, {sizes.size} px, {sizes.images} images, {processes()} loaders"
-            )
+            group = f"runs on {device}: mocov2, {backbone}, {sizes.size} px, {sizes.images} images"
+            group += f", {choose_workers(None)} loaders"
             rates, waits = ours(folder, device, sizes, backbone)
             theirs = lightly(folder, device, sizes, backbone) if beside else None
             found = [

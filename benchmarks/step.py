@@ -137,12 +137,12 @@ def step_of(loop: Loop, batch: Batch) -> Callable[[], None]:
     return step
 
 
-def in_a_row(loop: Loop, work: Callable[[], object], steps: int) -> None:
+def in_a_row(device: str, work: Callable[[], object], steps: int) -> None:
     """Do the work so many times and wait for all that the device has to do."""
     for _ in range(steps):
         work()
-    if loop.fabric.device.type == "cuda":
-        torch.cuda.synchronize(loop.fabric.device)
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def parts_of(loop: Loop, batch: Batch, method: str) -> dict[str, Callable[[], object]]:
@@ -167,7 +167,7 @@ def measure(device: str, method: str, *, backbone: str, size: int, images: int, 
     """Return the rows of one method on one device."""
     clock, steps = (time.perf_counter, IN_A_ROW) if device == "cuda" else (time.process_time, 1)
     with training(device, method=method, backbone=backbone, size=size, images=images) as (loop, batch):
-        work = {name: partial(in_a_row, loop, part, steps) for name, part in parts_of(loop, batch, method).items()}
+        work = {name: partial(in_a_row, device, part, steps) for name, part in parts_of(loop, batch, method).items()}
         turns = take_turns(work, rounds=rounds, clock=clock)
     seconds = {name: [turn / steps for turn in values] for name, values in turns.items()}
     group = f"{method} on {device}: {backbone}, {size} px, {images} images"

@@ -47,6 +47,11 @@ def cores_of_process() -> int:
     return max(1, cores() // local_world())
 
 
+def choose_workers(asked: int | None) -> int:
+    """Return how many loader processes each of the run's processes has: one a core and at most 8, unless asked."""
+    return min(8, cores_of_process()) if asked is None else asked
+
+
 def decide_engine(config: EngineConfig) -> EngineConfig:
     """Fill what depends on this machine."""
     device = choose_device(config.device)
@@ -55,7 +60,7 @@ def decide_engine(config: EngineConfig) -> EngineConfig:
         device=device,
         precision=choose_precision(config.precision, device),
         photometrics=choose_photometrics(config.photometrics, device),
-        workers=min(8, cores_of_process()) if config.workers is None else config.workers,
+        workers=choose_workers(config.workers),
         threads=torch.get_num_threads() if config.threads is None else config.threads,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,8 +12,9 @@ from scenewise.proposals.bing import Bing
 from scenewise.proposals.grid import Grid
 from scenewise.proposals.random_boxes import RandomBoxes
 from scenewise.proposals.selective_search import MIN_WORKING_SIZE, MODES, WORKING_SIZE, SelectiveSearch
+from scenewise.proposals.table import FIELD, Table
 
-__all__ = ["GENERATORS", "Generator", "Proposals", "make_generator"]
+__all__ = ["GENERATORS", "Generator", "Proposals", "check_options", "make_generator"]
 
 GENERATORS = MappingProxyType(
     {
@@ -22,6 +24,27 @@ GENERATORS = MappingProxyType(
         Grid.name: "regular windows, large to small: the control that draws nothing",
     }
 )
+
+
+# option -> the generator that takes it
+USERS = MappingProxyType(
+    {
+        "bing_model": Bing.name,
+        "like": RandomBoxes.name,
+        "mode": SelectiveSearch.name,
+        "working_size": SelectiveSearch.name,
+        FIELD: Table.name,
+    }
+)
+
+
+def check_options(name: str, options: Mapping[str, object]) -> None:
+    """Raise UserError for an option that is given (not None) and is for another generator than that of this name."""
+    for field, value in options.items():
+        if value is not None and name != USERS[field]:
+            raise UserError(
+                f"{field}: {str(value)!r} is for the generator {USERS[field]!r}; {name!r} has no use for it"
+            )
 
 
 def make_generator(
@@ -39,14 +62,7 @@ def make_generator(
     """
     if name not in GENERATORS:
         raise UserError(unknown_name("generator", name, GENERATORS))
-    for field, value, user in (
-        ("bing_model", bing_model, Bing.name),
-        ("like", like, RandomBoxes.name),
-        ("mode", mode, SelectiveSearch.name),
-        ("working_size", working_size, SelectiveSearch.name),
-    ):
-        if value is not None and name != user:
-            raise UserError(f"{field}: {str(value)!r} is for the generator {user!r}; {name!r} has no use for it")
+    check_options(name, {"bing_model": bing_model, "like": like, "mode": mode, "working_size": working_size})
     if name == Bing.name:
         if bing_model is None:
             raise UserError("bing_model: 'bing' needs the folder of its model files; add --bing-model FOLDER")

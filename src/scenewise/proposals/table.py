@@ -16,6 +16,7 @@ import pyarrow.compute
 import pyarrow.csv
 from jaxtyping import Float32, Float64, Int, Int64
 
+from scenewise.columns import read_columns
 from scenewise.errors import Problems, UserError
 
 FIELD = "--boxes"  # what names the file, in errors
@@ -68,10 +69,11 @@ def read_table(file: Path, keys: Sequence[str], sizes: Int[np.ndarray, "images 2
             f"{FIELD}: none of the {len(names)} images named by {file} is in the data: it has {_some(names)}, the data "
             f"{_some(keys)}"
         )
-    place = known[images.indices.to_numpy()].astype(np.int64)  # of each row
+    named = images.indices.to_numpy()  # by each row
+    place = known[named].astype(np.int64)
     boxes = np.stack([rows[side].to_numpy() for side in SIDES], axis=1)
     scores = rows[SCORE].to_numpy() if SCORE in rows.column_names else None
-    _check(file, names, images.indices.to_numpy(), place, boxes, scores, sizes)
+    _check(file, names, named, place, boxes, scores, sizes)
     used = np.flatnonzero(place >= 0)
     falling = np.zeros(len(used)) if scores is None else -scores[used]
     order = used[np.lexsort((used, falling, place[used]))]
@@ -135,20 +137,10 @@ def _read(file: Path) -> tuple[pa.Table, str]:
     types = {"image": pa.dictionary(pa.int32(), pa.string()), **dict.fromkeys(SIDES, pa.float64()), **scored}
     # "nan" is a number here, and no box; an empty field is told as one
     options = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[""])
-    try:
-        # one thread knows the number of a row that is wrong
-        rows = pa.csv.read_csv(file, convert_options=options, read_options=pa.csv.ReadOptions(use_threads=False))
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{FIELD}: {file}: {str(error).strip()}") from None
+    rows = read_columns(file, options, field=FIELD, needed=types)
     if not len(rows):
         raise UserError(f"{FIELD}: {file} has a header but no row")
-    problems = Problems()
-    for name in types:
-        if rows[name].null_count:
-            line = pa.compute.index(rows[name].is_null(), True).as_py() + 2
-            problems.add(f"{FIELD}: {file}, line {line}: {name} is empty")
-    problems.check()
-    return rows.unify_dictionaries(), digest
+    return rows, digest
 
 
 def _some(names: Sequence[str]) -> str:

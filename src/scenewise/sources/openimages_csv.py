@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from scenewise.columns import read_columns
 from scenewise.errors import Problems, UserError
 from scenewise.sources.objects import GROUP, OBJECT, clip, make_table
 
@@ -113,20 +114,6 @@ def _read(file: Path) -> pa.Table:
         raise UserError(f"data: cannot read {file}: {error}") from None
     types = _TYPES | ({_GROUP: pa.int8()} if grouped else {})
     options = pa.csv.ConvertOptions(column_types=types, include_columns=list(types))
-    try:
-        rows = pa.csv.read_csv(file, convert_options=options)
-    except (pa.ArrowException, OSError) as first:
-        message = str(first)
-        try:  # one thread knows the number of the row
-            pa.csv.read_csv(file, convert_options=options, read_options=pa.csv.ReadOptions(use_threads=False))
-        except (pa.ArrowException, OSError) as second:
-            message = str(second)
-        header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,..."
-        raise UserError(f"data: {file}: {message.strip()}; a table of boxes begins with the line {header}") from None
-    problems = Problems()
-    for name in _TYPES:
-        if rows[name].null_count:
-            line = pa.compute.index(rows[name].is_null(), True).as_py() + 2
-            problems.add(f"data: {file}, line {line}: {name} is empty")
-    problems.check()
-    return rows.unify_dictionaries()
+    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,..."
+    hint = f"; a table of boxes begins with the line {header}"
+    return read_columns(file, options, field="data", needed=_TYPES, hint=hint)

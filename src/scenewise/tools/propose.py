@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from scenewise.engine.run import AUTO_GENERATOR, open_with_display
 from scenewise.errors import UserError, unknown_name
 from scenewise.hardware import cores
 from scenewise.proposals.base import Generator
-from scenewise.proposals.generators import GENERATORS, make_generator
+from scenewise.proposals.generators import GENERATORS, check_options, make_generator
 from scenewise.proposals.kept import LIMIT
 from scenewise.proposals.table import FIELD, Table, read_table
 from scenewise.sources import Source, parse_spec
@@ -56,11 +55,20 @@ def propose(
     if keep < 1:
         raise UserError(f"--keep: {keep} must be at least 1 box an image")
     made_by: Generator | Table | None = None
-    if generator in (LABELS, Table.name):
-        _check_unused(generator, {"bing_model": bing_model, "like": like, "mode": mode, "working_size": working_size})
-    else:
-        made_by = _generator(generator, bing_model=bing_model, like=like, mode=mode, working_size=working_size)
-    _check_table(generator, boxes)
+    if generator in GENERATORS:
+        made_by = make_generator(
+            generator,
+            bing_model=None if bing_model is None else Path(bing_model),
+            like=None if like is None else Path(like),
+            mode=mode,
+            working_size=working_size,
+        )
+    elif generator not in (LABELS, Table.name):
+        raise UserError(unknown_name("--generator", generator, (*GENERATORS, LABELS, Table.name)))
+    options = {"bing_model": bing_model, "like": like, "mode": mode, "working_size": working_size, FIELD: boxes}
+    check_options(generator, options)
+    if generator == Table.name and boxes is None:
+        raise UserError(f"{FIELD}: 'table' needs the boxes; add {FIELD} FILE, a table image,x1,y1,x2,y2")
     parse_spec(data)
     source = open_with_display(data, display, reindex=reindex)
     for note in source.notes:
@@ -82,44 +90,14 @@ def propose(
     )
 
 
-def _check_unused(name: str, options: Mapping[str, str | Path | int | None]) -> None:
-    """Raise UserError for options of generators where boxes are taken as they are given."""
-    problems = [
-        f"{field}: {str(value)!r} is for another generator; {name!r} has no use for it"
-        for field, value in options.items()
-        if value is not None
-    ]
-    if problems:
-        raise UserError(*problems)
-
-
-def _check_table(name: str, boxes: str | Path | None) -> None:
-    """Raise UserError for a table that is missing or of no use."""
-    if name == Table.name and boxes is None:
-        raise UserError(f"{FIELD}: 'table' needs the boxes; add {FIELD} FILE, a table image,x1,y1,x2,y2")
-    if name != Table.name and boxes is not None:
-        raise UserError(f"{FIELD}: {str(boxes)!r} is for the generator 'table'; {name!r} has no use for it")
-
-
 def _table(file: Path, source: Source, display: Display) -> Table:
     """Return the boxes of a table for the images of a source, and say what is left over of it."""
-    records = [source[index] for index in range(len(source))]
-    table = read_table(file, [record.key for record in records], np.array([record.size for record in records]))
+    keys, sizes = list[str](), np.empty((len(source), 2), np.int64)
+    for index in range(len(source)):  # one record at a time: there may be a million
+        record = source[index]
+        keys.append(record.key)
+        sizes[index] = record.size
+    table = read_table(file, keys, sizes)
     if table.unused:
         display.say(f"note: {file} names {counted(table.unused, 'image')} that {source.spec} does not have")
     return table
-
-
-def _generator(
-    name: str, *, bing_model: str | Path | None, like: str | Path | None, mode: str | None, working_size: int | None
-) -> Generator:
-    """Return the generator of that name."""
-    if name not in GENERATORS:
-        raise UserError(unknown_name("--generator", name, (*GENERATORS, LABELS, Table.name)))
-    return make_generator(
-        name,
-        bing_model=None if bing_model is None else Path(bing_model),
-        like=None if like is None else Path(like),
-        mode=mode,
-        working_size=working_size,
-    )
